@@ -1,0 +1,3 @@
+"""GRPO losses, their registry and its self-test, for use in training scripts."""
+
+__all__: list[str] = []
