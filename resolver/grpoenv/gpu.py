@@ -5,6 +5,7 @@ NVML is asked in a child process, because a broken driver can hang the library c
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import subprocess
@@ -15,7 +16,8 @@ from pathlib import Path
 
 __all__ = ["Answer", "Gpu", "GpuDevice", "find_gpu"]
 
-_TIMEOUT_S = 3.0
+_TIMEOUT_S = 2.7
+_GRACE_S = 0.3
 _DRIVER_SIGNS = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
 """Without one of these no process on Linux can reach an NVIDIA GPU (dxg is that of WSL)."""
 
@@ -61,6 +63,15 @@ def find_gpu(*, timeout_s: float = _TIMEOUT_S, signs: tuple[str, ...] = _DRIVER_
     return _ask_nvml([sys.executable, "-I", str(Path(__file__).with_name("_nvml.py"))], timeout_s)
 
 
+def _abandon(process: subprocess.Popen[bytes]) -> None:
+    """Kill ``process`` and wait for it but briefly: one that is stuck in the driver does not end."""
+    process.kill()
+    if process.stdout:
+        process.stdout.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE_S)
+
+
 def _ask_nvml(command: list[str], timeout_s: float) -> Gpu:
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -69,7 +80,7 @@ def _ask_nvml(command: list[str], timeout_s: float) -> Gpu:
         output, _ = process.communicate(timeout=timeout_s)
         found = json.loads(output)
     except subprocess.TimeoutExpired:
-        process.kill()  # not waited for: a process stuck in the driver does not end
+        _abandon(process)
         return Gpu(Answer.UNKNOWN, f"the NVIDIA driver did not answer within {timeout_s:g} s")
     except ValueError:
         return Gpu(Answer.UNKNOWN, f"asking NVML failed with exit status {process.returncode}")

@@ -172,6 +172,9 @@ def brings_own_cuda(torch: Version | None) -> bool:
 
 def default_runtime(probe: Probe, wishes: Wishes) -> str:
     """Return the runtime for a user who names none: unsloth where there is or may be a GPU."""
+    for runtime in RUNTIMES:
+        if runtime in wishes.pins:
+            return runtime
     if _host(probe, wishes) in _IMAGES or probe.gpu.answer is not Answer.NO:
         return "unsloth"
     return "trl"

@@ -90,8 +90,9 @@ def run_uv(
     ``on_message`` gets each line that uv writes to standard error, as it comes. Raises
     OperationError if uv is missing or has not ended after ``timeout_s`` seconds (it is killed).
     """
-    with tempfile.TemporaryDirectory(prefix="grpoenv-") as folder:
-        process = subprocess.Popen(
+    with (
+        tempfile.TemporaryDirectory(prefix="grpoenv-") as folder,
+        subprocess.Popen(
             [str(find_uv()), *map(str, arguments)],
             cwd=folder,
             env=uv_environment(),
@@ -100,13 +101,13 @@ def run_uv(
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-        )
+        ) as process,
+    ):
         try:
             return _follow(process, input_text, timeout_s, on_message)
-        finally:
-            if process.poll() is None:  # interrupted: uv must not go on behind our back
-                process.kill()
-                process.wait()
+        except BaseException:
+            process.kill()  # interrupted: uv must not go on behind our back
+            raise
 
 
 def _follow(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from packaging.markers import default_environment
 from packaging.requirements import InvalidRequirement, Requirement
@@ -22,38 +22,56 @@ def _run(environment: Environment) -> Iterator[Finding]:
         "extra": "",
     }
     for name, distribution in environment.installed.items():
-        for text in distribution.requires():
-            try:
-                requirement = Requirement(text)
-            except InvalidRequirement:
-                continue  # as pip and uv do with metadata from before the grammar was strict
-            if requirement.marker and not requirement.marker.evaluate(markers):
-                continue
-            yield from _compare(environment, name, requirement)
+        missing = []
+        for requirement in _applying(distribution.requires(), markers):
+            needed = canonicalize_name(requirement.name)
+            found = environment.versions.get(needed)
+            if found is None:
+                missing.append(requirement)
+            elif not requirement.specifier.contains(found, prereleases=True):
+                yield _conflict(environment, name, requirement)
+        if missing:
+            yield _missing(environment, name, missing)
 
 
-def _compare(
-    environment: Environment, name: NormalizedName, requirement: Requirement
-) -> Iterator[Finding]:
-    needed = canonicalize_name(requirement.name)
-    found = environment.versions.get(needed)
-    if found is not None and requirement.specifier.contains(found, prereleases=True):
-        return
-    wanted = f"{requirement.name}{requirement.specifier}"
-    culprit = environment.label(needed) if found else f"{needed} (not installed)"
-    yield Finding(
-        _severity(environment, name, needed),
-        culprit,
-        f"{environment.label(name)} needs {wanted}, and {found or 'none'} is installed",
+def _applying(texts: Iterable[str], markers: dict[str, str]) -> Iterator[Requirement]:
+    for text in texts:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            continue  # as pip and uv do with metadata from before the grammar was strict
+        if requirement.marker is None or requirement.marker.evaluate(markers):
+            yield requirement
+
+
+def _conflict(environment: Environment, name: NormalizedName, requirement: Requirement) -> Finding:
+    needed, label = canonicalize_name(requirement.name), environment.label(name)
+    return Finding(
+        _severity(environment, name, [needed]),
+        environment.label(needed),
+        f"{label} needs {requirement.name}{requirement.specifier}",
+        f"Requires-Dist of {label}",
+    )
+
+
+def _missing(environment: Environment, name: NormalizedName, missing: list[Requirement]) -> Finding:
+    wanted = ", ".join(f"{requirement.name}{requirement.specifier}" for requirement in missing)
+    return Finding(
+        _severity(environment, name, [canonicalize_name(r.name) for r in missing]),
+        environment.label(name),
+        f"{len(missing)} of its requirements are not installed: {wanted}",
         f"Requires-Dist of {environment.label(name)}",
     )
 
 
-def _severity(environment: Environment, name: NormalizedName, needed: NormalizedName) -> Severity:
+def _severity(
+    environment: Environment, name: NormalizedName, needed: Sequence[NormalizedName]
+) -> Severity:
     """A conflict is a problem where the stack is concerned and not an image as it was shipped."""
     if not environment.concerns(name):
         return Severity.NOTE
-    if environment.stack and name in environment.stack.keeps and not environment.concerns(needed):
+    shipped = environment.stack is not None and name in environment.stack.keeps
+    if shipped and not any(environment.concerns(other) for other in needed):
         return Severity.NOTE
     return Severity.PROBLEM
 
