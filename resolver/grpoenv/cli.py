@@ -132,6 +132,7 @@ def _add_install(verbs: _Verbs) -> None:
 def _add_verify(verbs: _Verbs) -> None:
     parser = _verb(verbs, "verify", _verify, "before training: is this environment sound?")
     parser.add_argument("--python", type=Path, metavar="PATH", help="verify this interpreter's")
+    parser.add_argument("--notes", action="store_true", help="show what asks for nothing, too")
 
 
 def _add_probe(verbs: _Verbs) -> None:
@@ -163,7 +164,7 @@ def _install(options: argparse.Namespace) -> int:
     if options.probe and not options.dry_run:
         raise InputError("--probe plans for another machine", remedy="add --dry-run")
     matrix, data = _matrix(options)
-    wishes = _wishes(options)
+    wishes = _wishes(options, matrix)
     python, new_venv = choose_python(options.python, options.venv)
     if options.dry_run:
         return _dry_run(options, matrix, data, wishes, None if new_venv else python)
@@ -223,7 +224,7 @@ def _verify(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(options, code, verdict=report.verdict_json(verdict))
     else:
-        print(report.verdict_text(verdict))
+        print(report.verdict_text(verdict, notes=options.notes))
     return code
 
 
@@ -304,12 +305,19 @@ def _probe_of(options: argparse.Namespace, python: Path | None) -> Probe:
     return read_probe(options.probe) if options.probe else probe_machine(python)
 
 
-def _wishes(options: argparse.Namespace) -> Wishes:
+def _wishes(options: argparse.Namespace, matrix: Matrix) -> Wishes:
     from packaging.utils import InvalidName, canonicalize_name
     from packaging.version import InvalidVersion, Version
 
+    from grpoenv.matrix import RUNTIMES
     from grpoenv.resolve import Wishes
 
+    known = [*RUNTIMES, *(stack.id for stack in matrix.stacks)]
+    if options.stack and options.stack not in known:
+        raise InputError(
+            f"--stack {options.stack!r} is neither a runtime nor a stack of the matrix",
+            remedy=f"take one of {', '.join(known)}",
+        )
     pins = {}
     for text in options.pin:
         name, _, version = text.partition("==")

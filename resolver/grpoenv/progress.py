@@ -38,10 +38,10 @@ class SilentReporter:
 
 
 class ConsoleReporter:
-    """Writes to ``stream``: what uv does now as one live line on a terminal, else line by line."""
+    """Writes to ``stream`` (standard error): what uv does now as one live line on a terminal, else line by line."""
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
         self._status: Status | None = None
 
     def __enter__(self) -> Self:

@@ -117,11 +117,19 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def verdict_text(verdict: Verdict) -> str:
-    """Return the verdict as text: problems with their evidence first, then the one command."""
-    lines = []
+def verdict_text(verdict: Verdict, *, notes: bool = False) -> str:
+    """Return the verdict as text: problems with their evidence first, then the one command.
+
+    Notes, which ask for nothing, are counted, and shown where ``notes`` is true.
+    """
+    lines, hidden = list[str](), 0
     for finding in verdict.findings:
-        lines += _finding_lines(finding)
+        if finding.severity is Severity.NOTE and not notes:
+            hidden += 1
+        else:
+            lines += _finding_lines(finding)
+    if hidden:
+        lines.append(f"{hidden} note{'s' if hidden > 1 else ''}: grpoenv verify --notes")
     remedies = list(dict.fromkeys(f.remedy for f in verdict.problems if f.remedy))
     lines += [f"mend it: {remedy}" for remedy in remedies]
     lines.append(_verdict_line(verdict))

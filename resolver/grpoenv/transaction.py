@@ -3,7 +3,8 @@
 uv is not transactional: killed half-way, it leaves packages gone or in pieces, and a second run may
 then report success with files missing. So before anything is changed, a *journal* is laid down in
 ``<site-packages>/.grpoenv``: the list of all files, and a hard link (a copy, where links cannot be)
-of every file of the packages that will be replaced. A change that ends well removes the journal. One
+of every file of the packages that will be replaced (installers put new files in the place of old
+ones, they do not write into them). A change that ends well removes the journal. One
 that does not is undone from it: at once, or by the next grpoenv that comes along after a kill.
 """
 

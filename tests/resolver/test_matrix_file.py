@@ -128,8 +128,8 @@ def test_a_lock_without_a_stack_and_a_stack_without_a_lock_are_errors(filled: De
     (filled.data.locks / "one" / "lock.txt").rename(stray)
     errors = [error.message for error in lint(filled.matrix(), filled.data.locks)]
     assert errors == [
-        f"{filled.data.matrix}: stack one, Python 3.11: names lock one/lock.txt, "
-        "which is not there",
+        f"{filled.data.matrix}: stack one, Python 3.11: "
+        + "names lock one/lock.txt, which is not there",
         f"{stray}: belongs to no stack of the matrix",
     ]
 
