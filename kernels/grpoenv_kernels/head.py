@@ -36,6 +36,7 @@ class HeadOptions:
 
     Raises:
         ValueError: a non-positive temperature or cap, or a scale that is zero or not finite.
+
     """
 
     temperature: float | Tensor = 1.0
@@ -72,6 +73,7 @@ class RowBlock:
         inner: ``[R, 1]``.
         outer: ``[R, 1]``, ``None`` without a softcap.
         slope: ``[R, 1]``.
+
     """
 
     hidden: Tensor
@@ -95,6 +97,7 @@ class Gradients(NamedTuple):
         hidden: ``[r, H]`` in the compute dtype, for the rows it was computed for.
         weight: ``[V, H]`` in the weight's dtype.
         bias: ``[V]`` in the bias's dtype.
+
     """
 
     hidden: Tensor | None
@@ -112,6 +115,7 @@ class Head:
         bias: ``[V]`` or ``None``.
         targets: ``[N]`` int64.
         options: see :class:`HeadOptions`.
+
     """
 
     hidden: Tensor

@@ -17,6 +17,7 @@ def row_terms(
 
     Raises:
         ValueError: the objective did not return one term for each row.
+
     """
     with torch.enable_grad():
         leaf = logps.detach().requires_grad_()

@@ -7,6 +7,7 @@ weight gradient, as far as they are asked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ class TokenScores(NamedTuple):
         logps: log-probability of each row's target; 0 in rows without a label.
         entropies: entropy of each row's distribution, 0 in rows without a label; ``None`` unless
             asked for.
+
     """
 
     logps: Tensor
@@ -98,7 +100,7 @@ class _LinearLogprob(torch.autograd.Function):
         return logps.clone(), spread_rows(found.entropies, rows, len(targets)).clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(
         ctx: Any, by_logps: Tensor | None, by_entropies: Tensor | None
     ) -> tuple[Tensor | None, ...]:
@@ -172,10 +174,10 @@ def linear_logprob(
     Raises:
         ValueError: shapes that do not fit, a target outside the vocabulary, a temperature or cap
             that is not positive.
+
     """
     check_shapes(hidden, weight, targets, bias)
     options = HeadOptions(temperature, softcap, logit_scale)
-    found = _LinearLogprob.apply(
-        hidden, weight, bias, targets.long(), options, entropy, budget_bytes
-    )
+    apply: Callable[..., tuple[Tensor, Tensor | None]] = _LinearLogprob.apply
+    found = apply(hidden, weight, bias, targets.long(), options, entropy, budget_bytes)
     return TokenScores(*found)

@@ -58,6 +58,7 @@ def differentiate(
         upstream: their upstream gradients.
         needs: whether the gradient of hidden, weight, bias is needed.
         budget: bytes of working memory for tiles.
+
     """
     plan = TilePlan.streaming(len(rows), head.shape, head.dtype.itemsize, budget)
     block, total = head.block(rows), head.new_gradients(len(rows), needs)
@@ -105,7 +106,11 @@ class _TileSums(NamedTuple):
 
     def store(self, total: Gradients, tile: slice) -> None:
         if total.weight is not None and self.weight is not None:
-            if self.weight.dtype != total.weight.dtype:
-                total.weight[tile] = self.weight.to(total.weight.dtype)
+            _copy(self.weight, total.weight[tile])
         if total.bias is not None and self.bias is not None:
-            total.bias[tile] = self.bias.to(total.bias.dtype)
+            _copy(self.bias, total.bias[tile])
+
+
+def _copy(values: Tensor, into: Tensor) -> None:
+    if values.data_ptr() != into.data_ptr():
+        into.copy_(values)

@@ -52,6 +52,7 @@ class RowSums:
         total: sum of ``2 ** (z - peak)`` over the other columns.
         moment: sum of ``2 ** (z - peak) * (z - peak)``, ``None`` when no entropy is asked for.
         label: the label's own logit, NaN until its tile was seen.
+
     """
 
     peak: Tensor
@@ -105,6 +106,7 @@ class RowScores:
         log_z: log-sum-exp of the logits, base 2.
         label: logit of the label, base 2.
         entropies: entropy of the distribution in nats, or ``None``.
+
     """
 
     logps: Tensor
@@ -173,6 +175,7 @@ def fold_tile(
     Returns:
         ``(peak, before, now)``, each ``[R]``: the tile's own peak, and the factors that bring the
         earlier tiles and this one to the new common peak.
+
     """
     logits = _cap(product, block.outer)
     rows, local = labels_inside(block.targets, start, logits.shape[1])
@@ -206,6 +209,7 @@ def gradient_tile(
         start: first column of the tile in the vocabulary.
         scores: the rows' results; ``entropies`` must be there if the upstream has them.
         upstream: gradients by the rows' log-probabilities and entropies.
+
     """
     logits = _cap(product, block.outer)
     rows, local = labels_inside(block.targets, start, logits.shape[1])

@@ -106,6 +106,7 @@ class _Live:
         size: rows of the whole block.
         others: ``[r, 1]``, coefficient on the softmax weights, less the peak's factor.
         label: ``[r, 1]``, coefficient of the label's own column.
+
     """
 
     def __init__(self, block: RowBlock, scores: RowScores, grad: Tensor, live: Tensor) -> None:

@@ -43,6 +43,7 @@ class SweepResult(NamedTuple):
         loss: scalar, the sum of the objective over the rows; differentiable.
         logps: ``[N]``, log-probabilities in nats, 0 in rows without a label; no gradient.
         entropies: ``[N]`` in nats, or ``None``; no gradient.
+
     """
 
     loss: Tensor
@@ -81,7 +82,7 @@ class _LinearObjective(torch.autograd.Function):
         return loss, logps, entropies
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets = ctx.saved_tensors
         if upstream is None:
@@ -126,6 +127,13 @@ def _sweeps_once(head: Head, rows: int, budget: int, needs: tuple[bool, bool, bo
     return stored >= min(rows, MIN_STORED_ROWS)
 
 
+def _apply(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, plan: _Plan
+) -> SweepResult:
+    apply: Callable[..., tuple[Tensor, Tensor, Tensor | None]] = _LinearObjective.apply
+    return SweepResult(*apply(hidden, weight, bias, targets, plan))
+
+
 def linear_objective(
     hidden: Tensor,
     weight: Tensor,
@@ -141,17 +149,28 @@ def linear_objective(
 ) -> SweepResult:
     """Sum ``objective`` over the rows and prepare its gradients in the same sweep.
 
-    Arguments and errors are those of :func:`grpoenv_kernels.linear_logprob`, and:
-
     Args:
+        hidden: ``[N, H]``, and so on as in :func:`grpoenv_kernels.linear_logprob`.
+        weight: ``[V, H]``.
+        targets: ``[N]``, negative where a row has no label.
         objective: called as ``objective(logps, rows)`` with the log-probabilities ``[R]`` of a
             block and the positions ``[R]`` of its rows; returns ``[R]`` terms, of which each may
             depend on its own log-probability only, differentiably. It is called once for each
             block, in any partition of the rows.
+        bias: ``[V]`` or ``None``.
+        temperature: a positive number or a tensor ``[N]``.
+        softcap: cap of the logits, or ``None``.
+        logit_scale: factor on the logits before the cap.
         entropy: return the entropies as well (no gradient).
+        budget_bytes: working memory for tiles and stored softmax weights.
+
+    Raises:
+        ValueError: as :func:`grpoenv_kernels.linear_logprob`, and an objective that does not
+            return one term for each row.
 
     The upstream gradient scales the result exactly, once. A row whose derivative is zero takes no
     part in the gradient products, except in the streamed sweep of a frozen head.
+
     """
     check_shapes(hidden, weight, targets, bias)
     targets, options = targets.long(), HeadOptions(temperature, softcap, logit_scale)
@@ -164,7 +183,7 @@ def linear_objective(
     head, rows = Head(hidden, weight, bias, targets, options), scored_rows(targets)
     if _sweeps_once(head, len(rows), budget_bytes, needs):
         plan = _Plan(options, objective, entropy, budget_bytes)
-        return SweepResult(*_LinearObjective.apply(hidden, weight, bias, targets, plan))
+        return _apply(hidden, weight, bias, targets, plan)
     scores = linear_logprob(
         hidden,
         weight,

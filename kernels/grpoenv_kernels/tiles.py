@@ -30,6 +30,7 @@ class TilePlan:
     Attributes:
         rows: rows of one block.
         columns: columns of one vocabulary tile.
+
     """
 
     rows: int
