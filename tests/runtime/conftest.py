@@ -72,8 +72,8 @@ def make_inputs() -> Callable[..., Inputs]:
     return make
 
 
-@pytest.fixture
-def slow_loss() -> Callable[..., Any]:
+@pytest.fixture(scope="session")
+def slow_call() -> Callable[..., Any]:
     """The slow loss, called with the arguments of ``grpo_loss``; returns a ``LossOutput``."""
     from grpoenv_runtime import Policy, grpo_compute_loss_slow, loss_config, make_batch
 
@@ -89,6 +89,11 @@ def slow_loss() -> Callable[..., Any]:
         return grpo_compute_loss_slow(policy, batch, loss_config(**arguments), return_metrics=True)
 
     return call
+
+
+@pytest.fixture
+def slow_loss(slow_call: Callable[..., Any]) -> Callable[..., Any]:
+    return slow_call
 
 
 @pytest.fixture
