@@ -1,6 +1,6 @@
 """Time ``grpoenv install`` beside a bare ``uv pip sync`` of the same lock, in pairs.
 
-Each run makes a new virtual environment with a new, empty cache of uv's (``--warm``: a cache that
+The order alternates from pair to pair. Each run makes a new virtual environment with a new, empty cache of uv's (``--warm``: a cache that
 one uncounted run has filled). grpoenv's run includes the plan, its own wheel, the walk over every
 RECORD and the verification. Prints each pair, the median ratio and the spread, and writes JSON::
 
@@ -59,10 +59,15 @@ def measure(stack: str, pairs: int, warm: bool, folder: Path) -> dict[str, objec
     grpoenv = [sys.executable, "-m", "grpoenv", "install", "--stack", stack, "--json", "--venv"]
     rows = []
     for number in range(-1 if warm else 0, pairs):
-        ours = timed(lambda venv: [[*grpoenv, str(venv)]], folder, warm)
-        bare = timed(lambda venv: bare_commands(venv, lock, links), folder, warm)
+        runs = {
+            "grpoenv_s": lambda venv: [[*grpoenv, str(venv)]],
+            "uv_s": lambda venv: bare_commands(venv, lock, links),
+        }
+        order = list(runs) if number % 2 else list(reversed(runs))
+        row = {name: timed(runs[name], folder, warm) for name in order}
+        ours, bare = row["grpoenv_s"], row["uv_s"]
         if number >= 0:
-            rows.append({"grpoenv_s": ours, "uv_s": bare, "ratio": ours / bare})
+            rows.append({**row, "ratio": ours / bare, "first": order[0]})
             print(f"grpoenv {ours:6.2f} s   uv {bare:6.2f} s   ratio {ours / bare:.3f}")
     ratios = [row["ratio"] for row in rows]
     return {
@@ -98,6 +103,7 @@ def timed(commands: object, folder: Path, warm: bool) -> float:
     for stale in (venv, *([] if warm else [cache])):
         shutil.rmtree(stale, ignore_errors=True)
     environment = {**uv_environment(), "UV_CACHE_DIR": str(cache)}
+    os.sync()  # what the run before wrote is not to be paid for by this one
     started = time.perf_counter()
     for command in commands(venv):  # type: ignore[operator]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)

@@ -168,7 +168,7 @@ def _install(options: argparse.Namespace) -> int:
     python, new_venv = choose_python(options.python, options.venv)
     if options.dry_run:
         return _dry_run(options, matrix, data, wishes, None if new_venv else python)
-    with ConsoleReporter() as console, prepared_python(python, new_venv, None) as python:
+    with ConsoleReporter() as console, prepared_python(python, new_venv) as python:
         reporter = SilentReporter() if options.json else console
         result = install(python, matrix, data, wishes, reporter, program=_program())
     code = _verdict_code(result.verdict)
@@ -215,10 +215,12 @@ def _dry_run(
 def _verify(options: argparse.Namespace) -> int:
     from grpoenv import report
     from grpoenv.machine import probe_machine
+    from grpoenv.target import existing_python
     from grpoenv.verify import verify
 
     matrix, data = _matrix(options)
-    verdict = verify(probe_machine(options.python), matrix, data, program=_program())
+    probe = probe_machine(existing_python(options.python))
+    verdict = verify(probe, matrix, data, program=_program())
     code = _verdict_code(verdict)
     if options.json:
         _print_json(options, code, verdict=report.verdict_json(verdict))
@@ -232,12 +234,13 @@ def _probe(options: argparse.Namespace) -> int:
     from grpoenv.gpu import Answer, Gpu
     from grpoenv.machine import probe_machine
     from grpoenv.probe import probe_from_freeze, probe_to_json
+    from grpoenv.target import existing_python
 
     if options.freeze:
         unknown = Gpu(Answer.UNKNOWN, "a package list does not tell")
         probe = probe_from_freeze(options.freeze, host=options.host, gpu=unknown)
     else:
-        probe = probe_machine(options.python)
+        probe = probe_machine(existing_python(options.python))
     if options.json:
         _print_json(options, 0, **probe_to_json(probe))
     else:

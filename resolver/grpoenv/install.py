@@ -14,7 +14,8 @@ from packaging.utils import NormalizedName
 
 from grpoenv import __version__
 from grpoenv._data import DataPaths
-from grpoenv.checks import Finding
+from grpoenv.checks import CHECKS, Finding
+from grpoenv.checks.interrupted import CHECK as INTERRUPTED
 from grpoenv.checks.record import CHECK as FILES
 from grpoenv.distributions import distributions
 from grpoenv.errors import OperationError
@@ -169,7 +170,12 @@ def _apply(
         with tempfile.TemporaryDirectory(prefix="grpoenv-") as folder:
             _install_locked(plan, probe.interpreter, Path(folder), reporter, with_own)
         verdict = verify(
-            probe, matrix, data, program=program, installed_as=(plan.stack, plan.target)
+            probe,
+            matrix,
+            data,
+            program=program,
+            checks=[check for check in CHECKS if check is not INTERRUPTED],  # its journal is open
+            installed_as=(plan.stack, plan.target),
         )
         _refuse_incomplete(verdict)
     except BaseException:

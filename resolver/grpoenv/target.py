@@ -13,7 +13,7 @@ from grpoenv.errors import InputError, OperationError
 from grpoenv.host import find_host
 from grpoenv.uv import run_uv
 
-__all__ = ["choose_python", "interpreter_of", "prepared_python"]
+__all__ = ["choose_python", "existing_python", "interpreter_of", "prepared_python"]
 
 _TOOL_MARKERS = ("pipx_metadata.json", "uv-receipt.toml")
 """Files in the environments that pipx and uv make for a tool alone: no place for a stack."""
@@ -40,17 +40,28 @@ def choose_python(
     return _in_venv(Path(".venv"))
 
 
+def existing_python(
+    python: Path | None, environment: Mapping[str, str] = os.environ
+) -> Path | None:
+    """Return the interpreter that ``install`` would choose, None for the running one.
+
+    So ``verify`` looks at what ``install`` has changed, where neither is told which one to take.
+    """
+    chosen, new_venv = choose_python(python, None, environment)
+    return None if new_venv else chosen
+
+
 @contextmanager
-def prepared_python(python: Path, new_venv: Path | None, base: Path | None) -> Iterator[Path]:
+def prepared_python(python: Path, new_venv: Path | None) -> Iterator[Path]:
     """Give ``python``, making the environment ``new_venv`` for it first where there is one to make.
 
-    ``base`` is the interpreter to make it from, by default the running one. If the body fails, an
-    environment that was made here is removed again. Raises OperationError if it cannot be made.
+    It is made from the running interpreter. If the body fails, an environment that was made here is
+    removed again. Raises OperationError if it cannot be made.
     """
     if new_venv is None:
         yield python
         return
-    run = run_uv(["venv", "--quiet", "--python", base or sys.executable, new_venv.absolute()])
+    run = run_uv(["venv", "--quiet", "--python", sys.executable, new_venv.absolute()])
     if run.status != 0:
         raise OperationError(f"no virtual environment could be made in {new_venv}: {run.messages}")
     try:

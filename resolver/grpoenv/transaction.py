@@ -25,7 +25,7 @@ from grpoenv.distributions import Distribution, distributions
 from grpoenv.errors import OperationError
 from grpoenv.probe import Interpreter
 
-__all__ = ["Journal", "locked", "open_journal", "recover", "state_folder"]
+__all__ = ["Journal", "is_interrupted", "locked", "open_journal", "recover", "state_folder"]
 
 _LOCK_TIMEOUT_S = 5.0
 
@@ -148,6 +148,11 @@ def open_journal(
     )
     draft.rename(folder)
     return Journal(folder, roots, names)
+
+
+def is_interrupted(interpreter: Interpreter) -> bool:
+    """Tell whether a change was cut off here and has not been undone yet."""
+    return (state_folder(interpreter) / "journal").is_dir()
 
 
 def recover(interpreter: Interpreter) -> list[str]:

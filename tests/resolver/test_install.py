@@ -22,6 +22,7 @@ from grpoenv.planning import locks_for
 from grpoenv.probe import Probe
 from grpoenv.resolve import Plan, Wishes, resolve
 from grpoenv.uv import run_uv
+from grpoenv.verify import verify
 
 
 class Recorder:
@@ -273,6 +274,8 @@ def test_a_kill_at_any_phase_is_undone_by_the_next_run(
     assert process.stdout and process.stdout.readline() == b"at\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    cut_off = verify(probe_machine(venv), stocked.matrix(), stocked.data)
+    assert cut_off.problems[0].message.startswith("was cut off while it changed this environment")
     interpreter = probe_machine(venv).interpreter
     with transaction.locked(interpreter):
         assert set(transaction.recover(interpreter)) == {"trl", "torch"}

@@ -6,12 +6,13 @@ reports as undetermined, with the reason: it never passes by default.
 
 from __future__ import annotations
 
-from grpoenv.checks import breaks, drift, driver, record, registry, requirements
+from grpoenv.checks import breaks, drift, driver, interrupted, record, registry, requirements
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
 
 __all__ = ["CHECKS", "Check", "Environment", "Finding", "Severity"]
 
 CHECKS: tuple[Check, ...] = (
+    interrupted.CHECK,
     breaks.CHECK,
     registry.CHECK,
     record.CHECK,
