@@ -1,3 +1,6 @@
 """Fused linear log-probabilities: tensors in, tensors out; knows nothing of trainers."""
 
-__all__: list[str] = []
+from grpoenv_kernels.logprob import TokenScores, linear_logprob
+from grpoenv_kernels.sweep import SweepResult, linear_objective
+
+__all__ = ["SweepResult", "TokenScores", "linear_logprob", "linear_objective"]
