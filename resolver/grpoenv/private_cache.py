@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,15 @@ _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def user_cache_folder() -> Path:
-    """Return grpoenv's folder in the user's cache; it need not exist."""
+    """Return grpoenv's folder in the user's cache; it need not exist.
+
+    On Linux this is platformdirs' rule written out: importing that costs 5 ms of every start.
+    """
+    if sys.platform == "linux":
+        base = os.environ.get("XDG_CACHE_HOME", "")
+        if not os.path.isabs(base):  # noqa: PTH117 - no Path of a hostile value
+            base = os.path.expanduser("~/.cache")  # noqa: PTH111 - leaves `~` where there is no home
+        return Path(base) / "grpoenv"
     from platformdirs import user_cache_path
 
     return user_cache_path("grpoenv", appauthor=False)

@@ -15,34 +15,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grpoenv import __version__
 from grpoenv.private_cache import exclusive, user_cache_folder
-from grpoenv.update_policy import (
-    LIMITS,
-    NewerRelease,
-    NotDetermined,
-    Step,
-    UpdateResult,
-    UpToDate,
-    next_step,
-    opted_out,
-    process_refusal,
-)
+from grpoenv.update_policy import LIMITS, Step, next_step, opted_out, process_refusal
 from grpoenv.update_state import UpdateState, read_state, write_state
+
+if TYPE_CHECKING:  # dataclasses, made when there is something to tell: 1 ms each on a slow machine
+    from grpoenv.update_result import NewerRelease, UpdateResult
 
 __all__ = [
     "BackgroundCheck",
     "CheckContext",
-    "NewerRelease",
-    "NotDetermined",
-    "UpToDate",
-    "UpdateResult",
     "check_now",
     "log_notice",
-    "notice",
     "start_background_check",
 ]
 
@@ -94,32 +82,42 @@ def _ask_index(installed: str, environ: Mapping[str, str]) -> UpdateResult:
     return ask_index(installed, environ)
 
 
-@dataclass(frozen=True)
 class CheckContext:
     """The world as the check sees it; the defaults are the real one.
 
     `query` gets the installed version and the environment, and may block up to the limits.
     """
 
-    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    cache_folder: Path = field(default_factory=user_cache_folder)
-    config_folder: Path | None = None
-    installed: str = __version__
-    prefix: str = sys.prefix
-    clock: Callable[[], float] = time.time
-    query: Callable[[str, Mapping[str, str]], UpdateResult] = _ask_index
+    def __init__(
+        self,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        cache_folder: Path | None = None,
+        config_folder: Path | None = None,
+        installed: str = __version__,
+        prefix: str = sys.prefix,
+        clock: Callable[[], float] = time.time,
+        query: Callable[[str, Mapping[str, str]], UpdateResult] = _ask_index,
+    ) -> None:
+        self.environ = environ
+        self.cache_folder = cache_folder or user_cache_folder()
+        self.config_folder = config_folder
+        self.installed = installed
+        self.prefix = prefix
+        self.clock = clock
+        self.query = query
 
 
-@dataclass
 class BackgroundCheck:
     """What a run started with: the notice from an earlier run, and perhaps a check under way.
 
     `refused` says why nothing was started, None where nothing stood against it.
     """
 
-    earlier: NewerRelease | None = None
-    refused: str | None = None
-    _thread: threading.Thread | None = field(default=None, compare=False, repr=False)
+    def __init__(self, earlier: NewerRelease | None = None, refused: str | None = None) -> None:
+        self.earlier = earlier
+        self.refused = refused
+        self._thread: threading.Thread | None = None
 
     def wait(self, timeout_s: float = LIMITS.cli_wait_s) -> bool:
         """Give a check under way up to `timeout_s` to finish; return whether none is left."""
@@ -144,7 +142,7 @@ def start_background_check(
     context = context or CheckContext()
     state = read_state(context.cache_folder)
     check = BackgroundCheck(earlier=_earlier_result(state, context))
-    if _step(state, context) is not Step.REST:
+    if _step(state, context) != "rest":
         thread = threading.Thread(target=_run, args=(context,), name="grpoenv-update", daemon=True)
         try:
             _IMPORT_GUARD.register()
@@ -162,6 +160,8 @@ def check_now(context: CheckContext | None = None) -> UpdateResult:
     Only the variables that mean "no network" refuse it. Returns within the sum of the limits even
     where the name service hangs.
     """
+    from grpoenv.update_result import NotDetermined
+
     context = context or CheckContext()
     variable = opted_out(context.environ, explicit=True)
     if variable is not None:
@@ -182,25 +182,13 @@ def check_now(context: CheckContext | None = None) -> UpdateResult:
     return answers[0]
 
 
-def notice(result: UpdateResult | None) -> str | None:
-    """Return the one sentence to show a user for `result`, or None where there is nothing to say.
-
-    It holds no text from the network but a version made of digits and dots.
-    """
-    if not isinstance(result, NewerRelease):
-        return None
-    return (
-        f"grpoenv {result.newest} is available (this is {result.installed}); "
-        "`grpoenv update` says what it changes. GRPOENV_NO_UPDATE_CHECK=1 stops this message."
-    )
-
-
 def log_notice(check: BackgroundCheck) -> None:
     """Log what an earlier run found, once in this process, as a warning of `grpoenv.update`."""
-    text = notice(check.earlier)
-    if text is not None and not _SHOWN.is_set():
+    if check.earlier is not None and not _SHOWN.is_set():
+        from grpoenv.update_result import notice
+
         _SHOWN.set()
-        _LOGGER.warning("%s", text)
+        _LOGGER.warning("%s", notice(check.earlier))
 
 
 def _step(state: UpdateState | None, context: CheckContext) -> Step:
@@ -213,8 +201,11 @@ def _earlier_result(state: UpdateState | None, context: CheckContext) -> NewerRe
     """Return what an earlier run found, unless it is old or about another installed version."""
     if state is None or state.newest is None or state.installed != context.installed:
         return None
-    age_s = context.clock() - state.stamp_s
-    return NewerRelease(state.installed, state.newest) if age_s < LIMITS.result_life_s else None
+    if context.clock() - state.stamp_s >= LIMITS.result_life_s:
+        return None
+    from grpoenv.update_result import NewerRelease
+
+    return NewerRelease(state.installed, state.newest)
 
 
 def _run(context: CheckContext) -> None:
@@ -237,15 +228,17 @@ def _claim(context: CheckContext) -> UpdateState | None:
     with exclusive(context.cache_folder) as alone:
         state = read_state(context.cache_folder)
         step = _step(state, context)
-        if not alone or state is None or step is Step.REST:
+        if not alone or state is None or step == "rest":
             return None
-        failures = state.failures + 1 if step is Step.ASK else state.failures
+        failures = state.failures + 1 if step == "ask" else state.failures
         stamped = UpdateState(now_s, failures, state.installed, state.newest)
         written = write_state(context.cache_folder, stamped)
-    return state if written and step is Step.ASK else None
+    return state if written and step == "ask" else None
 
 
 def _remember(result: UpdateResult, before: UpdateState | None, context: CheckContext) -> None:
+    from grpoenv.update_result import NewerRelease, NotDetermined
+
     if isinstance(result, NotDetermined):
         before = before or UpdateState(0.0)
         state = UpdateState(context.clock(), before.failures + 1, before.installed, before.newest)
@@ -256,6 +249,8 @@ def _remember(result: UpdateResult, before: UpdateState | None, context: CheckCo
 
 
 def _answer(context: CheckContext) -> UpdateResult:
+    from grpoenv.update_result import NotDetermined
+
     try:
         return context.query(context.installed, context.environ)
     except ImportError as error:

@@ -31,7 +31,8 @@ from packaging.utils import (
 )
 from packaging.version import InvalidVersion, Version
 
-from grpoenv.update_policy import LIMITS, NewerRelease, NotDetermined, UpdateResult, UpToDate
+from grpoenv.update_policy import LIMITS
+from grpoenv.update_result import NewerRelease, NotDetermined, UpdateResult, UpToDate
 from grpoenv.update_transport import (
     TIMEOUT_ERRORS,
     TRANSPORT_ERRORS,
@@ -192,7 +193,7 @@ def _bounded_body(chunks: Iterator[bytes], deadline: Deadline) -> bytes:
 def _offered_version(entry: dict[str, object]) -> Version | None:
     """Return the version of a file that this Python could install, None for any other entry."""
     version = _file_version(entry.get("filename"))
-    if version is None or version.is_prerelease or version.local or entry.get("yanked", False):
+    if version is None or not _is_plain(version) or entry.get("yanked", False):
         return None
     requires = entry.get("requires-python") or ""
     python = ".".join(str(part) for part in sys.version_info[:3])
@@ -201,6 +202,11 @@ def _offered_version(entry: dict[str, object]) -> Version | None:
     except InvalidSpecifier:
         return None
     return version if fits else None
+
+
+def _is_plain(version: Version) -> bool:
+    """Tell a release of digits and dots from a pre-, post-, development or local one."""
+    return str(version) == version.base_version and version.epoch == 0
 
 
 def _file_version(filename: object) -> Version | None:

@@ -1,4 +1,4 @@
-"""What the update check may do, when, and what it can answer: every limit and every way to stop it.
+"""What the update check may do, and when: every limit and every way to stop it.
 
 The check asks the index that the user's own configuration names for the releases of grpoenv, and
 says whether there is a newer one. It never installs anything and never recommends a version of
@@ -7,6 +7,8 @@ another package: those come from the installed, tested matrix only.
 Ways to switch it off, all of them in `OPT_OUTS`, in `config.toml` (`[update]`, `check = false`) in
 the user's configuration folder, and in `process_refusal`. A variable counts as set with any value
 but `0`, the empty one included: where there is doubt, the check stays silent.
+
+This module is on the import path of the runtime: plain names, no dataclass, nothing heavy.
 """
 
 from __future__ import annotations
@@ -15,20 +17,12 @@ import os
 import sys
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
-from typing import Final
+from typing import Final, Literal
 
 __all__ = [
     "LIMITS",
     "OPT_OUTS",
-    "Limits",
-    "NewerRelease",
-    "NotDetermined",
-    "OptOut",
     "Step",
-    "UpToDate",
-    "UpdateResult",
     "next_step",
     "opted_out",
     "process_refusal",
@@ -36,94 +30,50 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class UpToDate:
-    """No release newer than `installed` is offered for this Python."""
-
-    installed: str
-
-
-@dataclass(frozen=True)
-class NewerRelease:
-    """`newest` is a final, not withdrawn release newer than `installed`."""
-
-    installed: str
-    newest: str
-
-
-@dataclass(frozen=True)
-class NotDetermined:
-    """The question has no answer now; `reason` is our own text, never the server's."""
-
-    reason: str
-
-
-UpdateResult = UpToDate | NewerRelease | NotDetermined
-
-
-@dataclass(frozen=True)
-class Limits:
+class LIMITS:
     """Bounds of the check; times in seconds, sizes in bytes.
 
     They follow the peers' incidents: a check that stalled imports for 2 s offline, and one that
     paid for retries on every command.
     """
 
-    connect_s: float = 0.5
-    read_s: float = 0.5
-    total_s: float = 1.5
-    index_question_s: float = 2.0
-    cli_wait_s: float = 0.15
-    fork_wait_s: float = 1.0
-    body_bytes: int = 64 * 1024
-    state_bytes: int = 4 * 1024
-    config_bytes: int = 64 * 1024
-    version_characters: int = 64
-    cadence_s: float = 24 * 3600.0
-    jitter: float = 0.10
-    first_retry_s: float = 3600.0
-    result_life_s: float = 7 * 24 * 3600.0
+    connect_s: Final = 0.5
+    read_s: Final = 0.5
+    total_s: Final = 1.5
+    index_question_s: Final = 2.0
+    cli_wait_s: Final = 0.15
+    fork_wait_s: Final = 1.0
+    body_bytes: Final = 64 * 1024
+    state_bytes: Final = 4 * 1024
+    config_bytes: Final = 64 * 1024
+    version_characters: Final = 64
+    cadence_s: Final = 24 * 3600.0
+    jitter: Final = 0.10
+    first_retry_s: Final = 3600.0
+    result_life_s: Final = 7 * 24 * 3600.0
 
 
-LIMITS: Final = Limits()
+# Environment variables that stop the check, and whether they also refuse a question that the user
+# asks (`grpoenv update`): those say that nothing may use the network, the others ask for silence.
+OPT_OUTS: Final = {
+    "GRPOENV_NO_UPDATE_CHECK": False,
+    "GRPOENV_OFFLINE": True,
+    "UNSLOTH_DISABLE_AUTO_UPDATES": False,
+    "NO_UPDATE_NOTIFIER": False,
+    "DO_NOT_TRACK": False,
+    "HF_HUB_OFFLINE": True,
+    "TRANSFORMERS_OFFLINE": True,
+    "UV_OFFLINE": True,
+    "PIP_NO_INDEX": True,
+    "HF_HUB_DISABLE_UPDATE_CHECK": False,
+    "CI": False,
+    "PYTEST_CURRENT_TEST": False,
+}
 
-
-@dataclass(frozen=True)
-class OptOut:
-    """An environment variable that stops the check.
-
-    `offline` ones also refuse an explicit question: they say that nothing may use the network. The
-    others only ask for silence.
-    """
-
-    name: str
-    offline: bool = False
-
-
-OPT_OUTS: Final = (
-    OptOut("GRPOENV_NO_UPDATE_CHECK"),
-    OptOut("GRPOENV_OFFLINE", offline=True),
-    OptOut("UNSLOTH_DISABLE_AUTO_UPDATES"),
-    OptOut("NO_UPDATE_NOTIFIER"),
-    OptOut("DO_NOT_TRACK"),
-    OptOut("HF_HUB_OFFLINE", offline=True),
-    OptOut("TRANSFORMERS_OFFLINE", offline=True),
-    OptOut("UV_OFFLINE", offline=True),
-    OptOut("PIP_NO_INDEX", offline=True),
-    OptOut("HF_HUB_DISABLE_UPDATE_CHECK"),
-    OptOut("CI"),
-    OptOut("PYTEST_CURRENT_TEST"),
-)
+# What a run does, given what the state file says.
+Step = Literal["rest", "stamp", "ask"]
 
 _IMPORTING_PROCESS = os.getpid()
-
-
-class Step(Enum):
-    """What a run does, given what the state file says."""
-
-    REST = "rest"
-    STAMP = "stamp"
-    ASK = "ask"
 
 
 def opted_out(environ: Mapping[str, str], *, explicit: bool = False) -> str | None:
@@ -131,11 +81,9 @@ def opted_out(environ: Mapping[str, str], *, explicit: bool = False) -> str | No
 
     `explicit`: the user asked (`grpoenv update`), so only the offline ones count.
     """
-    for opt_out in OPT_OUTS:
-        if explicit and not opt_out.offline:
-            continue
-        if environ.get(opt_out.name, "0") != "0":
-            return opt_out.name
+    for name, offline in OPT_OUTS.items():
+        if (offline or not explicit) and environ.get(name, "0") != "0":
+            return name
     return None
 
 
@@ -172,7 +120,7 @@ def next_step(stamp_s: float | None, failures: int, now_s: float, prefix: str) -
     one of now, as if the check had just been made.
     """
     if stamp_s is None or stamp_s > now_s:
-        return Step.STAMP
+        return "stamp"
     if now_s - stamp_s < retry_after_s(failures, prefix):
-        return Step.REST
-    return Step.ASK
+        return "rest"
+    return "ask"

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from grpoenv.private_cache import read_private, write_private
 from grpoenv.update_policy import LIMITS
@@ -21,12 +19,9 @@ __all__ = ["STATE_FILE", "UpdateState", "read_state", "write_state"]
 
 STATE_FILE: Final = "update-v1.json"
 _SCHEMA: Final = 1
-# Final and post releases only. `packaging` would say more and costs 50 ms of import.
-_FINAL_VERSION: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,5}(\.post[0-9]{1,9})?\Z")
 
 
-@dataclass(frozen=True)
-class UpdateState:
+class UpdateState(NamedTuple):
     """One entry: `stamp_s` in seconds since the epoch, `failures` in a row up to then.
 
     `newest` is the newer release found by the grpoenv of version `installed`, or None.
@@ -51,7 +46,7 @@ def read_state(folder: Path) -> UpdateState | None:
 
 def write_state(folder: Path, state: UpdateState) -> bool:
     """Replace the state in `folder`; return whether that worked."""
-    content = json.dumps({"schema": _SCHEMA, **asdict(state)}, sort_keys=True)
+    content = json.dumps({"schema": _SCHEMA, **state._asdict()}, sort_keys=True)
     return write_private(folder, STATE_FILE, content.encode())
 
 
@@ -70,6 +65,7 @@ def _parsed(fields: object) -> UpdateState | None:
 
 
 def _is_final_version(value: object) -> bool:
+    """Tell a final release, digits and dots, from anything else; `packaging` costs 50 ms."""
     if not isinstance(value, str) or len(value) > LIMITS.version_characters:
         return False
-    return _FINAL_VERSION.match(value) is not None
+    return all(part.isascii() and part.isdecimal() for part in value.split("."))

@@ -43,6 +43,7 @@ class Era:
             those of `apply`.
         returns: what comes back, in words.
         meaning: what changed in substance, empty where only the signature did.
+
     """
 
     since: str
@@ -61,6 +62,7 @@ class Reading:
         until: last release seen reading it, None where the newest one read (2026.10.9) does.
         required: read by subscript, so that a missing key is a `KeyError` at import.
         copies_source: the object's source goes into the module that unsloth generates.
+
     """
 
     file: str
@@ -80,6 +82,7 @@ class Provided:
         signature: `str(inspect.signature(function))` without annotations.
         tensors: shapes and dtypes of what goes in and comes out.
         differs: where it means something else than the newest era upstream.
+
     """
 
     module: str

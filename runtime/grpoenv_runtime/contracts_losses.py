@@ -115,9 +115,7 @@ _MASKED_ROWS: Final = ("input_ids", "attention_mask", *_ROWS[1:])
 _ACCUMULATED_ERAS: Final = (
     Era("2025.2.6", ("trainer", *_ROWS, "n_chunks"), _TRIPLE),
     Era("2025.5.9", ("trainer", *_ROWS, "old_hidden_states", "n_chunks", "kwargs"), _TRIPLE),
-    Era(
-        "2025.6.5", ("trainer", *_MASKED_ROWS, "old_hidden_states", "n_chunks", "kwargs"), _TRIPLE
-    ),
+    Era("2025.6.5", ("trainer", *_MASKED_ROWS, "old_hidden_states", "n_chunks", "kwargs"), _TRIPLE),
     Era(
         "2025.9.7",
         (

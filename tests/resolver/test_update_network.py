@@ -24,7 +24,8 @@ from grpoenv.update_network import (
     fetch_page,
     read_page,
 )
-from grpoenv.update_policy import LIMITS, NewerRelease, NotDetermined, UpToDate
+from grpoenv.update_policy import LIMITS
+from grpoenv.update_result import NewerRelease, NotDetermined, UpToDate
 from grpoenv.update_transport import Deadline, DeadlineTransport
 
 _SPEC = importlib.util.spec_from_file_location(

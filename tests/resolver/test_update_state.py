@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import platformdirs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,3 +171,14 @@ def test_the_cache_folder_is_grpoenvs_own(monkeypatch: pytest.MonkeyPatch) -> No
 def exclusive_was_had(folder: Path) -> bool:
     with exclusive(folder) as had:
         return had
+
+
+@pytest.mark.parametrize("value", [None, "", "  ", "/x", "relative"])
+def test_the_cache_folder_is_platformdirs_s(
+    monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    if value is None:
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+    assert user_cache_folder() == platformdirs.user_cache_path("grpoenv", appauthor=False)
