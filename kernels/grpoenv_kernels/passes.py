@@ -75,7 +75,8 @@ def differentiate(
                 product, part, tile.start, scores.select(span), upstream.select(span)
             )
             if total.hidden is not None:
-                total.hidden[span].addmm_(grad, weight)
+                into = total.hidden[span]
+                torch.addmm(into, grad, weight, out=into)
             sums.add(grad, part)
         sums.store(total, tile)
     if total.hidden is not None:
@@ -100,7 +101,7 @@ class _TileSums(NamedTuple):
 
     def add(self, grad: Tensor, part: RowBlock) -> None:
         if self.weight is not None:
-            self.weight.addmm_(grad.t(), part.hidden)
+            torch.addmm(self.weight, grad.t(), part.hidden, out=self.weight)
         if self.bias is not None:
             self.bias.addmv_(grad.t(), part.inner[:, 0])
 

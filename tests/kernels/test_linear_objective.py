@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from grpoenv_kernels import linear_objective
+
+BUDGETS = {"many blocks": 70_000, "one block": 1 << 22, "nothing stored": 4_000}
+
+
+def squares(coefficients):
+    """A term for each row, of which the derivative depends on the log-probability."""
+    return lambda logps, rows: coefficients[rows] * (logps + 0.1 * logps.square())
+
+
+@pytest.mark.parametrize("budget", list(BUDGETS.values()), ids=list(BUDGETS))
+@pytest.mark.parametrize(
+    ("needs", "softcap", "dtype"),
+    list(
+        itertools.product(
+            ["hidden", "hidden weight", "hidden weight bias", "bias", "weight"],
+            [None, 3.0],
+            [torch.float64, torch.float32, torch.bfloat16],
+        )
+    ),
+)
+def test_loss_and_gradients_are_those_of_full_logits(
+    make_problem, plain_scores, relative_error, needs, softcap, dtype, budget
+):
+    problem = make_problem(rows=70, dtype=dtype)
+    coefficients = torch.randn(70)
+    coefficients[5:19] = 0
+    names = dict(zip(("hidden", "weight", "bias"), problem.leaves(), strict=True))
+    for name, leaf in names.items():
+        leaf.requires_grad_(name in needs.split())
+    found = linear_objective(
+        problem.hidden,
+        problem.weight,
+        problem.targets,
+        squares(coefficients),
+        bias=problem.bias,
+        temperature=problem.temperature,
+        softcap=softcap,
+        logit_scale=0.7,
+        entropy=True,
+        budget_bytes=budget,
+    )
+    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in names.items()}
+    logps, entropies = plain_scores(
+        exact["hidden"],
+        exact["weight"],
+        problem.targets,
+        bias=exact["bias"],
+        temperature=problem.temperature,
+        softcap=softcap,
+        logit_scale=0.7,
+    )
+    loss = squares(coefficients)(logps, torch.arange(70)).sum()
+    tolerance = 1e-13 if dtype == torch.float64 else 2e-6
+    assert relative_error(found.loss, loss) < max(tolerance, 2e-5 if tolerance > 1e-9 else 0)
+    assert relative_error(found.logps, logps) < tolerance
+    assert relative_error(found.entropies, entropies) < tolerance
+    wanted = [names[name] for name in needs.split()]
+    ours = torch.autograd.grad(found.loss, wanted)
+    best = torch.autograd.grad(loss, [exact[name] for name in needs.split()])
+    for mine, other in zip(ours, best, strict=True):
+        rounded = relative_error(other.to(dtype), other)
+        assert relative_error(mine, other) <= 1.05 * rounded + tolerance
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_half_a_loss_has_half_a_gradient_exactly(make_problem, trainable):
+    problem = make_problem(dtype=torch.float32)
+    problem.weight.requires_grad_(trainable)
+    leaves = (problem.hidden, problem.weight) if trainable else (problem.hidden,)
+
+    def gradients(scale):
+        coefficients = torch.linspace(-1, 1, len(problem.targets))
+        loss = linear_objective(
+            problem.hidden, problem.weight, problem.targets, squares(coefficients)
+        ).loss
+        return torch.autograd.grad(scale * loss, leaves)
+
+    for whole, half in zip(gradients(1.0), gradients(0.5), strict=True):
+        assert torch.equal(half, whole / 2) and bool(whole.any())
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_a_retained_graph_can_be_differentiated_again(make_problem, trainable):
+    problem = make_problem()
+    problem.weight.requires_grad_(trainable)
+    leaves = (problem.hidden, problem.weight) if trainable else (problem.hidden,)
+    loss = linear_objective(
+        problem.hidden, problem.weight, problem.targets, squares(torch.ones(13))
+    ).loss
+    first = torch.autograd.grad(loss, leaves, torch.tensor(0.0, dtype=torch.float64), True)
+    second = torch.autograd.grad(loss, leaves, retain_graph=True)
+    third = torch.autograd.grad(3 * loss, leaves)
+    for none, one, three in zip(first, second, third, strict=True):
+        assert not none.any() and bool(one.any())
+        torch.testing.assert_close(3 * one, three)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_the_gradient_passes_gradcheck(make_problem, trainable):
+    problem = make_problem(rows=5, vocabulary=7, width=3, unlabelled=1)
+    coefficients = torch.randn(5, dtype=torch.float64)
+    problem.weight.requires_grad_(trainable)
+
+    def loss(hidden, weight):
+        return linear_objective(
+            hidden, weight, problem.targets, squares(coefficients), temperature=0.7
+        ).loss
+
+    assert torch.autograd.gradcheck(loss, (problem.hidden, problem.weight))
+
+
+def flops(problem, objective, leaves, **options):
+    with FlopCounterMode(display=False) as counter:
+        found = linear_objective(
+            problem.hidden, problem.weight, problem.targets, objective, **options
+        )
+        torch.autograd.grad(found.loss, leaves)
+    return counter.get_total_flops() / (2 * problem.hidden.shape[1] * len(problem.weight))
+
+
+def test_a_trainable_head_costs_three_products_and_a_frozen_one_two(make_problem):
+    problem = make_problem(rows=30, dtype=torch.float32, unlabelled=10)
+    ones = squares(torch.ones(30))
+    leaves = (problem.hidden, problem.weight)
+    assert flops(problem, ones, leaves) == 3 * 20
+    problem.weight.requires_grad_(False)
+    assert flops(problem, ones, (problem.hidden,)) == 2 * 20
+    assert flops(problem, ones, (problem.hidden,), budget_bytes=4_000) == 2 * 20
+
+
+def test_rows_without_a_coefficient_cost_one_product(make_problem):
+    problem = make_problem(rows=30, dtype=torch.float32, unlabelled=0)
+    coefficients = torch.ones(30)
+    coefficients[:12] = 0
+    leaves = (problem.hidden, problem.weight)
+    assert flops(problem, squares(coefficients), leaves) == 12 + 3 * 18
+    problem.weight.requires_grad_(False)
+    assert flops(problem, squares(coefficients), (problem.hidden,)) == 12 + 2 * 18
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_coefficient_at_all_gives_zero_gradients(make_problem, dtype):
+    problem = make_problem(dtype=dtype)
+    loss = linear_objective(
+        problem.hidden, problem.weight, problem.targets, squares(torch.zeros(13))
+    ).loss
+    for grad in torch.autograd.grad(loss, (problem.hidden, problem.weight)):
+        assert grad.dtype == dtype and not grad.any()
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_no_labelled_row_gives_a_differentiable_zero(make_problem, rows):
+    problem = make_problem(rows=rows, unlabelled=rows)
+    found = linear_objective(
+        problem.hidden, problem.weight, problem.targets, squares(torch.ones(rows)), entropy=True
+    )
+    assert found.loss.item() == 0
+    for grad in torch.autograd.grad(found.loss, (problem.hidden, problem.weight)):
+        assert not grad.any()
+
+
+def test_a_float16_head_keeps_gradients_that_only_a_loss_scaler_lifts_into_range(make_problem):
+    problem = make_problem(rows=20, dtype=torch.float16, unlabelled=0)
+    leaves = (problem.hidden, problem.weight)
+
+    def gradients(coefficient, scale):
+        loss = linear_objective(
+            problem.hidden, problem.weight, problem.targets, lambda l, r: coefficient * l
+        ).loss
+        return torch.autograd.grad(loss * scale, leaves)
+
+    for scaled, plain in zip(gradients(2.0**-30, 2.0**30), gradients(1.0, 1.0), strict=True):
+        torch.testing.assert_close(scaled, plain)
+
+
+def test_nothing_needs_a_gradient_under_no_grad(make_problem):
+    problem = make_problem()
+    with torch.no_grad():
+        found = linear_objective(
+            problem.hidden, problem.weight, problem.targets, squares(torch.ones(13))
+        )
+    assert not found.loss.requires_grad and found.loss.item() != 0
+
+
+def test_an_objective_must_return_one_term_for_each_row(make_problem):
+    problem = make_problem()
+    with pytest.raises(ValueError, match=r"objective returned \[\], not \[11\]"):
+        linear_objective(problem.hidden, problem.weight, problem.targets, lambda l, r: l.sum())
