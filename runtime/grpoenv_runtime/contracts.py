@@ -79,7 +79,7 @@ class Provided:
     Attributes:
         module: module of this package that holds it.
         name: its name there.
-        signature: `str(inspect.signature(function))` without annotations.
+        signature: its parameters in order; `=` after those that have a default.
         tensors: shapes and dtypes of what goes in and comes out.
         differs: where it means something else than the newest era upstream.
 

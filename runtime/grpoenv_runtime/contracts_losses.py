@@ -172,7 +172,7 @@ LOSS_CONTRACTS: Final = (
         Provided(
             "grpoenv_runtime.fast",
             "grpo_compute_loss",
-            "(policy, batch, config, *, return_metrics=False, budget_bytes=268435456)",
+            "(policy, batch, config, *, return_metrics=, budget_bytes=)",
             _LOSS_TENSORS,
             _OWN_ARGUMENTS,
         ),
@@ -188,11 +188,11 @@ LOSS_CONTRACTS: Final = (
         Provided(
             "grpoenv_runtime.slow",
             "grpo_compute_loss_slow",
-            "(policy, batch, config, *, return_metrics=False)",
+            "(policy, batch, config, *, return_metrics=)",
             _LOSS_TENSORS,
-            f"a function where the zoo has its source text; {_OWN_ARGUMENTS}. From 2025.10.12 to "
-            "2026.3.18 unsloth passes sampling_per_token_logps by name and seven tensors by "
-            "place, which Python refuses for the zoo's function of that time",
+            f"a function where the zoo has its source text; {_OWN_ARGUMENTS}. unsloth 2025.10.12 "
+            "to 2026.4.1 passes seven tensors by place and sampling_per_token_logps, the zoo's "
+            "fourth, by name: Python refuses that call; put right by 2026.4.8",
         ),
     ),
     Contract(
@@ -245,7 +245,7 @@ LOSS_CONTRACTS: Final = (
         Provided(
             "grpoenv_runtime.registry_tensors",
             "selective_log_softmax",
-            "(logits, index, temperature=1.0, chunks=4)",
+            "(logits, index, temperature=, chunks=)",
             "logits (B, T, V) float, index (B, T) integer; returns (B, T) float32",
             "no truncated support (2026.10.7 on)",
         ),
@@ -295,8 +295,8 @@ LOSS_CONTRACTS: Final = (
         Provided(
             "grpoenv_runtime.registry_tensors",
             "grpo_selective_log_softmax",
-            "(hidden_states, lm_head, index, chunks=4, logit_scale_multiply=0.0, "
-            "logit_scale_divide=0.0, logit_softcapping=0.0, temperature=1.0, lm_head_bias=None)",
+            "(hidden_states, lm_head, index, chunks=, logit_scale_multiply=, logit_scale_divide=, "
+            "logit_softcapping=, temperature=, lm_head_bias=)",
             "hidden_states (B, T, H) and lm_head (V, H) float, index (B, T) integer, "
             "lm_head_bias (V,) or None; returns (B, T) float32",
             "no truncated support and no limit on rows (it never holds [tokens, V]); chunks is "
