@@ -1,0 +1,104 @@
+"""What a check is given and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from packaging.utils import NormalizedName
+from packaging.version import Version
+
+from grpoenv.distributions import Distribution
+from grpoenv.lockfile import Lock
+from grpoenv.matrix import Matrix, Stack
+from grpoenv.probe import Probe
+
+__all__ = ["MANAGED", "Check", "Environment", "Finding", "Severity"]
+
+MANAGED = tuple(
+    NormalizedName(name)
+    for name in [
+        "unsloth",
+        "unsloth-zoo",
+        "trl",
+        "torch",
+        "transformers",
+        "triton",
+        "peft",
+        "accelerate",
+        "datasets",
+        "bitsandbytes",
+        "xformers",
+        "vllm",
+        "tokenizers",
+        "huggingface-hub",
+        "safetensors",
+        "numpy",
+        "torchvision",
+        "torchaudio",
+        "torchao",
+    ]
+)
+"""The packages that grpoenv manages: what is wrong between two of them concerns every user."""
+
+
+class Severity(str, Enum):
+    """How much a finding matters: only a problem makes an environment unsound."""
+
+    PROBLEM = "problem"
+    UNDETERMINED = "undetermined"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a check found.
+
+    ``culprit`` is the package to blame with its version, ``evidence`` says how one can see it for
+    oneself (a file and line, a break of the matrix, a declared range).
+    """
+
+    severity: Severity
+    culprit: str
+    message: str
+    evidence: str
+    check: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the checks look at.
+
+    ``stack`` and ``lock`` are those that grpoenv installed here, None where it installed none.
+    """
+
+    probe: Probe
+    installed: dict[NormalizedName, Distribution]
+    matrix: Matrix
+    stack: Stack | None = None
+    lock: Lock | None = None
+
+    @property
+    def versions(self) -> dict[NormalizedName, Version]:
+        """The installed versions by canonical name."""
+        return {name: distribution.version for name, distribution in self.installed.items()}
+
+    def concerns(self, name: NormalizedName) -> bool:
+        """Tell whether ``name`` belongs to the stack, and not to something else installed here."""
+        return name in MANAGED or (self.lock is not None and name in self.lock.pins)
+
+    def label(self, name: NormalizedName) -> str:
+        """Return ``"name version"`` as installed."""
+        return f"{name} {self.installed[name].version}" if name in self.installed else name
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check: its ``name``, what it ``proves``, and the function that runs it."""
+
+    name: str
+    proves: str
+    run: Callable[[Environment], Iterable[Finding]]

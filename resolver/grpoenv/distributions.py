@@ -1,0 +1,113 @@
+"""Installed distributions, read from their ``.dist-info`` folders without importing anything."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from email.parser import HeaderParser
+from pathlib import Path
+
+from packaging.utils import NormalizedName, canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from grpoenv.errors import OperationError
+
+__all__ = ["Distribution", "distributions", "installed_versions"]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """One installed distribution; ``info`` is its ``.dist-info`` (or ``.egg-info``) path."""
+
+    name: NormalizedName
+    version: Version
+    info: Path
+
+    def recorded_files(self) -> list[tuple[Path, int | None]] | None:
+        """Return each file of RECORD with its size in bytes, None where it states no size.
+
+        Paths are absolute and normalised, and may lie outside the environment. None means that
+        there is no RECORD, as in packages of the system and in ``.egg-info`` ones.
+        """
+        try:
+            with (self.info / "RECORD").open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.reader(file) if row]
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        base = str(self.info.parent)
+        return [
+            (
+                Path(os.path.normpath(os.path.join(base, row[0]))),
+                int(row[2]) if len(row) > 2 and row[2].isdigit() else None,
+            )
+            for row in rows
+        ]
+
+    def requires(self) -> list[str]:
+        """Return the texts of ``Requires-Dist``, empty where there is no metadata."""
+        for name in ("METADATA", "PKG-INFO"):
+            path = self.info / name if self.info.is_dir() else self.info
+            if path.is_file():
+                headers = HeaderParser().parsestr(path.read_text("utf-8", errors="replace"))
+                return [str(value) for value in headers.get_all("Requires-Dist", [])]
+        return []
+
+
+def distributions(folders: Iterable[str | Path]) -> dict[NormalizedName, Distribution]:
+    """Return what is installed in ``folders``; where two have a name, the first folder wins.
+
+    A name that stands twice in one folder (half-removed leftovers of an interrupted install) is
+    reported by ``grpoenv.checks.record``; here the newest counts.
+    """
+    found: dict[NormalizedName, Distribution] = {}
+    for folder in folders:
+        here: dict[NormalizedName, Distribution] = {}
+        for distribution in _in_folder(Path(folder)):
+            other = here.get(distribution.name)
+            if other is None or other.version < distribution.version:
+                here[distribution.name] = distribution
+        found = {**here, **found}
+    return dict(sorted(found.items()))
+
+
+def installed_versions(
+    installed: dict[NormalizedName, Distribution],
+) -> dict[NormalizedName, Version]:
+    """Return the version, local part included, of each installed distribution."""
+    return {name: distribution.version for name, distribution in installed.items()}
+
+
+def _in_folder(folder: Path) -> Iterator[Distribution]:
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise OperationError(f"{folder} cannot be listed: {error.strerror}") from error
+    for entry in names:
+        stem, dot, ending = entry.rpartition(".")
+        if dot and ending in ("dist-info", "egg-info"):
+            name, version = _name_and_version(stem, folder / entry)
+            if version is not None:
+                yield Distribution(canonicalize_name(name), version, folder / entry)
+
+
+def _name_and_version(stem: str, info: Path) -> tuple[str, Version | None]:
+    """Read name and version off the folder's name, or off its metadata where that has none."""
+    parts = stem.split("-")
+    if len(parts) > 1:
+        try:
+            return parts[0], Version(parts[1])
+        except InvalidVersion:
+            pass  # a name with a dash in it: the metadata tells
+    for file in ("METADATA", "PKG-INFO"):
+        if (info / file).is_file():
+            text = (info / file).read_text("utf-8", errors="replace")
+            headers = HeaderParser().parsestr(text, headersonly=True)
+            try:
+                return str(headers["Name"]), Version(str(headers["Version"]))
+            except InvalidVersion:
+                return stem, None
+    return stem, None

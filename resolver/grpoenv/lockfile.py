@@ -1,0 +1,192 @@
+r"""Locks: one hashed requirements file per stack and target.
+
+A lock is a requirements file that ``uv pip sync`` and ``pip install`` take as it is, of a strict
+form: exact pins, at least one SHA-256 per pin, no options, no markers, no addresses. Comments of the
+form ``# key=value`` under a pin carry what a plan needs to know without a network::
+
+    torch==2.13.0 \
+        --hash=sha256:0123… \
+        --hash=sha256:4567…
+        # size=532711000
+        # cpu-build=2.13.0+cpu
+        # cpu-hash=sha256:4567…
+        # cpu-size=191000000
+    triton==3.7.1 \
+        --hash=sha256:89ab…
+        # size=188000000
+        # only=cuda
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.utils import NormalizedName, canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from grpoenv.errors import InputError
+from grpoenv.reading import read_text
+
+__all__ = ["CpuBuild", "Lock", "Pin", "parse_lock", "read_lock", "render_lock"]
+
+_LIMIT_BYTES = 4 * 1024 * 1024
+_PIN = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[^\s;\\]+)(?P<more> \\)?")
+_HASH = re.compile(r"    --hash=(?P<hash>sha256:[0-9a-f]{64})(?P<more> \\)?")
+_NOTE = re.compile(r"    # (?P<key>[a-z-]+)=(?P<value>\S+)")
+
+
+@dataclass(frozen=True)
+class CpuBuild:
+    """A build of a package without CUDA, which a machine without a GPU may take instead."""
+
+    version: Version
+    hash: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One exact version with the SHA-256 of every file that may be installed for it.
+
+    ``size_bytes`` is the size of the wheel for the lock's target; ``cuda_only`` is true for what
+    only the CUDA build of torch needs.
+    """
+
+    name: NormalizedName
+    version: Version
+    hashes: tuple[str, ...]
+    size_bytes: int
+    cpu: CpuBuild | None = None
+    cuda_only: bool = False
+
+
+@dataclass(frozen=True)
+class Lock:
+    """All pins of one stack for one target, by canonical name, in alphabetical order."""
+
+    pins: dict[NormalizedName, Pin]
+
+    def cuda(self) -> tuple[int, int] | None:
+        """Return the CUDA version (major, minor) of the pinned torch build, None if it has none."""
+        for name, pin in self.pins.items():
+            if name == "nvidia-cuda-runtime" or name.startswith("nvidia-cuda-runtime-cu"):
+                return pin.version.major, pin.version.minor
+        return None
+
+
+def read_lock(path: Path) -> Lock:
+    """Read and check the lock at ``path``; raises InputError with file and line."""
+    return parse_lock(read_text(path, limit_bytes=_LIMIT_BYTES), path=path)
+
+
+def parse_lock(text: str, *, path: Path) -> Lock:
+    """Parse the text of a lock; ``path`` serves the messages.
+
+    Raises InputError with file and line for anything that is not of the form above.
+    """
+    pins: dict[NormalizedName, Pin] = {}
+    for line, block in _blocks(text, path):
+        pin = _parse_pin(block, path, line)
+        if pin.name in pins:
+            raise InputError(f"{pin.name} is pinned twice", path=path, line=line)
+        pins[pin.name] = pin
+    if not pins:
+        raise InputError("pins nothing", path=path, line=1)
+    return Lock(pins)
+
+
+def render_lock(pins: Iterable[Pin], *, header: str = "") -> str:
+    """Return the text of a lock: the inverse of ``parse_lock``, in one canonical form."""
+    lines = [f"# {line}" for line in header.splitlines()]
+    for pin in sorted(pins, key=lambda pin: pin.name):
+        lines.append(f"{pin.name}=={pin.version} \\")
+        lines.extend(f"    --hash={hash_} \\" for hash_ in pin.hashes[:-1])
+        lines.append(f"    --hash={pin.hashes[-1]}")
+        lines.append(f"    # size={pin.size_bytes}")
+        if pin.cpu:
+            lines.append(f"    # cpu-build={pin.cpu.version}")
+            lines.append(f"    # cpu-hash={pin.cpu.hash}")
+            lines.append(f"    # cpu-size={pin.cpu.size_bytes}")
+        if pin.cuda_only:
+            lines.append("    # only=cuda")
+    return "\n".join(lines) + "\n"
+
+
+def _blocks(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield each pin's lines with the number of its first line."""
+    first, block = 0, list[str]()
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        if not line.startswith(" "):
+            if block:
+                yield first, block
+            first, block = number, []
+        elif not block:
+            raise InputError(f"{line!r} belongs to no pin", path=path, line=number)
+        block.append(line)
+    if block:
+        yield first, block
+
+
+def _parse_pin(block: list[str], path: Path, first: int) -> Pin:
+    head = _PIN.fullmatch(block[0])
+    if not head:
+        raise InputError(_why_no_pin(block[0]), path=path, line=first)
+    try:
+        version = Version(head["version"])
+    except InvalidVersion as error:
+        raise InputError(f"{head['version']!r} is no version", path=path, line=first) from error
+    hashes, notes = list[str](), dict[str, str]()
+    expects_hash = bool(head["more"])
+    for number, line in enumerate(block[1:], start=first + 1):
+        if expects_hash and (match := _HASH.fullmatch(line)):
+            hashes.append(match["hash"])
+            expects_hash = bool(match["more"])
+        elif not expects_hash and (match := _NOTE.fullmatch(line)):
+            notes[match["key"]] = match["value"]
+        else:
+            wanted = "a --hash=sha256:… line" if expects_hash else "a '# key=value' line"
+            raise InputError(f"expected {wanted}, found {line.strip()!r}", path=path, line=number)
+    if not hashes:
+        raise InputError(
+            f"{head['name']}=={version} has no hash; a lock installs nothing unhashed",
+            path=path,
+            line=first,
+        )
+    return _with_notes(canonicalize_name(head["name"]), version, tuple(hashes), notes, path, first)
+
+
+def _with_notes(
+    name: NormalizedName,
+    version: Version,
+    hashes: tuple[str, ...],
+    notes: dict[str, str],
+    path: Path,
+    line: int,
+) -> Pin:
+    unknown = notes.keys() - {"size", "cpu-build", "cpu-hash", "cpu-size", "only"}
+    if unknown:
+        raise InputError(f"{name}: unknown note {min(unknown)!r}", path=path, line=line)
+    if notes.get("only", "cuda") != "cuda":
+        raise InputError(f"{name}: only={notes['only']!r} is not known", path=path, line=line)
+    try:
+        cpu = None
+        if "cpu-build" in notes:
+            cpu = CpuBuild(Version(notes["cpu-build"]), notes["cpu-hash"], int(notes["cpu-size"]))
+        size = int(notes["size"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{name}: bad or missing note: {error}", path=path, line=line) from error
+    if cpu and cpu.hash not in hashes:
+        raise InputError(f"{name}: cpu-hash is none of its hashes", path=path, line=line)
+    return Pin(name, version, hashes, size, cpu, "only" in notes)
+
+
+def _why_no_pin(line: str) -> str:
+    if line.startswith("-"):
+        option = line.split()[0].split("=")[0]
+        return f"{option} does not belong in a lock: it holds pins and hashes, no options"
+    return f"expected name==version, found {line.strip()!r}"

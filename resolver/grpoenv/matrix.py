@@ -1,0 +1,163 @@
+"""The compatibility matrix: tested stacks and known breaks, each with its evidence.
+
+``compat-matrix.toml`` holds (``?`` marks what may be left out)::
+
+    schema = 1
+    [[stack]]            id, runtime, summary, requires[], as_of, image?, keeps[]?
+    [stack.versions]     package = "version", the main ones, equal in every lock of the stack
+    [[stack.addition]]   package, reason            what the stack needs and nothing declares
+    [[stack.target]]     python, platform, lock, sha256
+    [[stack.target.evidence]]  level, date, grpoenv, machine, command, note?
+    [[break]]            id, class, summary, symptom, symbol?, reference?
+    [break.when]         package = "specifier"; it breaks where all of them hold
+    [[break.evidence]]   date, machine, command, note?
+
+Nothing else is allowed, so that a misspelt key is an error and not silence.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import NormalizedName
+from packaging.version import Version
+
+__all__ = [
+    "RUNTIMES",
+    "SCHEMA",
+    "Addition",
+    "Break",
+    "Evidence",
+    "Level",
+    "Matrix",
+    "Observation",
+    "Stack",
+    "Target",
+]
+
+SCHEMA = 1
+RUNTIMES = ("unsloth", "trl")
+
+
+class Level(IntEnum):
+    """How far a stack was really run; each level includes the ones before it."""
+
+    RESOLVED = 1
+    LINKED = 2
+    IMPORTED = 3
+    TRAINED = 4
+    GPU = 5
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A recorded run: when, on what machine, by which command."""
+
+    date: datetime.date
+    machine: str
+    command: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence(Observation):
+    """A recorded run that raises a stack's target to ``level``."""
+
+    level: Level = Level.RESOLVED
+    grpoenv: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One interpreter and platform that a stack is locked for.
+
+    ``python`` is ``"3.11"``; ``platform`` is uv's name of it, as ``"x86_64-manylinux_2_28"``;
+    ``lock`` is a path below the folder of locks and ``sha256`` the digest of that file.
+    """
+
+    python: str
+    platform: str
+    lock: str
+    sha256: str
+    evidence: tuple[Evidence, ...]
+
+    @property
+    def level(self) -> Level:
+        """The strongest evidence there is."""
+        return max(row.level for row in self.evidence)
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A package that a stack needs although nothing in it declares so."""
+
+    package: NormalizedName
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Exact versions that were tested together.
+
+    ``image`` names the hosted image the stack was made for; ``keeps`` are packages of that image
+    which have to be installed already, in the locked version, and are not touched. The stack was
+    resolved from what had been published on the day ``as_of``.
+    """
+
+    id: str
+    runtime: str
+    summary: str
+    requires: tuple[Requirement, ...]
+    versions: dict[NormalizedName, Version]
+    targets: tuple[Target, ...]
+    as_of: datetime.date
+    image: str = ""
+    keeps: tuple[NormalizedName, ...] = ()
+    additions: tuple[Addition, ...] = ()
+
+    @property
+    def main_version(self) -> Version:
+        """The version of the package that gives the stack its name."""
+        return self.versions[NormalizedName(self.runtime)]
+
+
+@dataclass(frozen=True)
+class Break:
+    """Versions that do not work together although their metadata allows it.
+
+    It applies where every package of ``when`` is installed in a version that its specifier
+    contains. ``kind`` is the class of the failure and ``symbol`` the first name that is missing.
+    """
+
+    id: str
+    kind: str
+    summary: str
+    symptom: str
+    when: dict[NormalizedName, SpecifierSet]
+    evidence: tuple[Observation, ...]
+    symbol: str = ""
+    reference: str = ""
+
+    def applies(self, installed: dict[NormalizedName, Version]) -> bool:
+        """Tell whether the ``installed`` versions, by canonical name, are broken in this way."""
+        return all(
+            name in installed and specifier.contains(installed[name], prereleases=True)
+            for name, specifier in self.when.items()
+        )
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """All stacks and breaks of one file."""
+
+    path: Path
+    stacks: tuple[Stack, ...] = ()
+    breaks: tuple[Break, ...] = field(default=())

@@ -1,0 +1,106 @@
+"""Verify an environment: run the checks, and give each finding the command that mends it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from packaging.utils import NormalizedName
+
+from grpoenv._data import DataPaths
+from grpoenv.checks import CHECKS, Check, Environment, Finding, Severity
+from grpoenv.distributions import distributions
+from grpoenv.errors import NoStackFits
+from grpoenv.installed_stack import find_stack, read_installed_stack
+from grpoenv.lockfile import read_lock
+from grpoenv.machine import is_running_interpreter
+from grpoenv.matrix import Matrix, Stack, Target
+from grpoenv.planning import locks_for
+from grpoenv.probe import Probe
+from grpoenv.resolve import Wishes, resolve
+
+__all__ = ["Verdict", "verify"]
+
+_ORDER = list(Severity)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What all checks found, the most serious first; ``checks`` ran."""
+
+    findings: tuple[Finding, ...]
+    checks: tuple[str, ...]
+    stack: str
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """The findings that make the environment unsound."""
+        return tuple(f for f in self.findings if f.severity is Severity.PROBLEM)
+
+    @property
+    def undetermined(self) -> tuple[Finding, ...]:
+        """The findings that say what could not be found out."""
+        return tuple(f for f in self.findings if f.severity is Severity.UNDETERMINED)
+
+
+def verify(
+    probe: Probe,
+    matrix: Matrix,
+    data: DataPaths,
+    *,
+    program: str = "grpoenv",
+    checks: Sequence[Check] = CHECKS,
+    installed_as: tuple[Stack, Target] | None = None,
+) -> Verdict:
+    """Check the environment that ``probe`` describes, from its files, and return the verdict.
+
+    ``program`` is how the user calls grpoenv, for the remedies; ``installed_as`` is the stack that
+    should be there, by default the one that grpoenv's record in the environment names.
+    """
+    found_stack = installed_as or find_stack(matrix, read_installed_stack(probe.interpreter))
+    stack = found_stack[0] if found_stack else None
+    lock = read_lock(data.locks / found_stack[1].lock) if found_stack else None
+    environment = Environment(
+        probe=probe,
+        installed=distributions(probe.interpreter.site_folders),
+        matrix=matrix,
+        stack=stack,
+        lock=lock,
+    )
+    found = [
+        replace(finding, check=check.name) for check in checks for finding in check.run(environment)
+    ]
+    if any(finding.severity is Severity.PROBLEM for finding in found):
+        remedy = _remedy(environment, data, program)
+        found = [
+            replace(finding, remedy=remedy) if finding.severity is Severity.PROBLEM else finding
+            for finding in found
+        ]
+    found.sort(key=lambda finding: _ORDER.index(finding.severity))
+    return Verdict(tuple(found), tuple(check.name for check in checks), stack.id if stack else "")
+
+
+def _remedy(environment: Environment, data: DataPaths, program: str) -> str:
+    """Return the first ``grpoenv install`` that a plan exists for."""
+    probe, matrix = environment.probe, environment.matrix
+    locks = locks_for(probe, matrix, data)
+    for wish in _wishes(environment):
+        try:
+            resolve(probe, matrix, locks, Wishes(stack=wish))
+        except NoStackFits:
+            continue
+        words = [*program.split(), "install"]
+        if not is_running_interpreter(Path(probe.interpreter.executable)):
+            words += ["--python", probe.interpreter.executable]
+        return shlex.join([*words, "--stack", wish])
+    if probe.host.kind in ("colab", "kaggle"):
+        return "start a new runtime (Runtime > Disconnect and delete runtime), then install again"
+    return f"{program} matrix show"
+
+
+def _wishes(environment: Environment) -> list[str]:
+    wishes = [environment.stack.id] if environment.stack else []
+    wishes += ["unsloth"] if NormalizedName("unsloth") in environment.installed else []
+    return [*wishes, "trl", "unsloth"]
