@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from grpoenv_runtime import LOSS_TYPES, grpo_loss
 
@@ -314,3 +315,46 @@ def test_fast_equals_slow_for_generated_batches(
     for one, two in zip(ours, plain, strict=True):
         scale = float(two.norm())
         assert float((one - two).norm()) <= 1e-9 * scale + 1e-11
+
+
+def test_each_token_may_have_its_own_temperature_and_the_head_a_bias(make_inputs, slow_loss):
+    inputs = make_inputs()
+    inputs["temperature"] = torch.rand(4, 6, dtype=torch.float64) + 0.5
+    inputs["bias"] = torch.randn(23, dtype=torch.float64, requires_grad=True)
+    leaves = (inputs["hidden"], inputs["weight"], inputs["bias"])
+    fast, slow = grpo_loss(**inputs, **CONTEXT), slow_loss(**inputs, **CONTEXT).loss
+    torch.testing.assert_close(fast, slow)
+    ours, plain = (torch.autograd.grad(loss, leaves) for loss in (fast, slow))
+    torch.testing.assert_close(ours, plain)
+    warm = grpo_loss(**{**inputs, "temperature": 2 * inputs["temperature"]}, **CONTEXT)
+    assert warm.item() != pytest.approx(fast.item())
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remember the most elements that any operation returned."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for value in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(value, torch.Tensor):
+                self.elements = max(self.elements, value.numel())
+        return found
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@EVERY
+def test_no_tensor_of_tokens_times_vocabulary_is_ever_made(make_inputs, loss_type, frozen):
+    from grpoenv_runtime import Policy, grpo_compute_loss, loss_config, make_batch
+
+    inputs = make_inputs("full", length=32, vocabulary=512)
+    inputs["weight"].requires_grad_(not frozen)
+    first = [inputs[name] for name in ("ids", "mask", "advantages")]
+    batch = make_batch(*first, torch.float64, old_logps=inputs["old_logps"])
+    policy = Policy(inputs["hidden"], inputs["weight"])
+    with LargestTensor() as largest:
+        config = loss_config(loss_type=loss_type, **CONTEXT)
+        grpo_compute_loss(policy, batch, config, budget_bytes=80_000).loss.backward()
+    tokens, vocabulary = batch.mask.numel(), 512
+    assert 0 < largest.elements <= tokens * vocabulary // 4

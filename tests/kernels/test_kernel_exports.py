@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+import grpoenv_kernels
+
+
+def test_the_public_names_are_these_and_exist():
+    assert grpoenv_kernels.__all__ == [
+        "SweepResult",
+        "TokenScores",
+        "linear_logprob",
+        "linear_objective",
+    ]
+    assert all(hasattr(grpoenv_kernels, name) for name in grpoenv_kernels.__all__)
