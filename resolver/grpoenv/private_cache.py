@@ -28,8 +28,8 @@ def user_cache_folder() -> Path:
     """
     if sys.platform == "linux":
         base = os.environ.get("XDG_CACHE_HOME", "")
-        if not os.path.isabs(base):  # noqa: PTH117 - no Path of a hostile value
-            base = os.path.expanduser("~/.cache")  # noqa: PTH111 - leaves `~` where there is no home
+        if not os.path.isabs(base):
+            base = os.path.expanduser("~/.cache")
         return Path(base) / "grpoenv"
     from platformdirs import user_cache_path
 
@@ -121,7 +121,7 @@ def _replace_file(folder_fd: int, name: str, content: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     draft_fd = os.open(draft, flags, 0o600, dir_fd=folder_fd)
     try:
-        with open(draft_fd, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
+        with open(draft_fd, "wb") as file:
             file.write(content)
         os.replace(draft, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
     except OSError:

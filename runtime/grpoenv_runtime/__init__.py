@@ -101,9 +101,9 @@ def _test_once() -> None:
     from grpoenv_runtime.self_test_cache import fingerprint, passed_before
 
     if not passed_before(fingerprint()):
-        from grpoenv_runtime.self_test_run import test_at_import
+        from grpoenv_runtime.self_test_run import run_at_import
 
-        test_at_import()
+        run_at_import()
 
 
 def _check_for_update() -> None:

@@ -35,7 +35,7 @@ def accelerator_present() -> bool:
     """Whether torch is built for an accelerator that this machine may have; asks no driver."""
     versions = torch.version
     built = versions.cuda or getattr(versions, "hip", None) or getattr(versions, "xpu", None)
-    return built is not None and any(os.path.exists(node) for node in _DEVICE_NODES)  # noqa: PTH110
+    return built is not None and any(os.path.exists(node) for node in _DEVICE_NODES)
 
 
 def fingerprint() -> str:
@@ -106,7 +106,7 @@ def _stamp_of(package: str) -> str:
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         return "absent"
-    status = os.stat(spec.origin)  # noqa: PTH116
+    status = os.stat(spec.origin)
     return f"{spec.origin} {status.st_size} {status.st_mtime_ns}"
 
 
@@ -119,6 +119,6 @@ def _read(path: Path) -> str:
 
 def _names(folder: Path) -> list[str]:
     try:
-        return sorted(os.listdir(folder))  # noqa: PTH208
+        return sorted(os.listdir(folder))
     except OSError:
         return []

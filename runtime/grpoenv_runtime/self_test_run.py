@@ -33,7 +33,7 @@ from grpoenv_runtime.self_test_cases import (
     undisturbed,
 )
 
-__all__ = ["Check", "Report", "UnsoundFastPathWarning", "self_test", "test_at_import"]
+__all__ = ["Check", "Report", "UnsoundFastPathWarning", "run_at_import", "self_test"]
 
 Outcome = Literal["passed", "failed", "skipped"]
 
@@ -103,7 +103,7 @@ def self_test(deep: bool = False) -> Report:
     return Report(tuple(checks))
 
 
-def test_at_import() -> None:
+def run_at_import() -> None:
     """Run the quick test; let the slow loss take over if it fails, remember it if it passes.
 
     Raises:
