@@ -239,10 +239,11 @@ def test_the_real_broken_pair_imports_its_registry_after_heal(tmp_path: Path, un
     site = unpacked(tmp_path, "unsloth_zoo==2025.3.9")
     unpacked(tmp_path, f"unsloth=={unsloth}")
     load = (
-        "import importlib.util, sys, types\n"
+        "import importlib.machinery, sys, types\n"
         f"site = {str(site)!r}\n"
         "for name in ('unsloth', 'unsloth.models'):\n"
         "    package = types.ModuleType(name)\n"
+        "    package.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)\n"
         "    package.__path__ = [site + '/' + name.replace('.', '/')]\n"
         "    sys.modules[name] = package\n"
         "import unsloth.models.rl_replacements as r\n"
