@@ -238,6 +238,9 @@ def test_the_real_broken_pair_imports_its_registry_after_heal(tmp_path: Path, un
     # unsloth's own __init__ wants a GPU and transformers; the module that dies reads only torch.
     site = unpacked(tmp_path, "unsloth_zoo==2025.3.9")
     unpacked(tmp_path, f"unsloth=={unsloth}")
+    # The registry module also imports this one, which needs the trl of its day.
+    data = site / "unsloth_zoo" / "dataset_utils.py"
+    data.write_text("def sft_prepare_dataset(self, dataset): raise NotImplementedError\n")
     load = (
         "import importlib.machinery, sys, types\n"
         f"site = {str(site)!r}\n"
