@@ -13,14 +13,15 @@ stand-in must be a function whose source is complete in itself. `grpo_compute_lo
 function at all but that text. No pair that unsloth's own metadata admits lacks a key, from
 2025.2.13 on: keys go missing where `--no-deps` puts a newer unsloth beside an older zoo.
 
-The data stands in `contracts_losses`, `contracts_tensors` and `contracts_withheld`.
+The data stands in `contracts_losses`, `contracts_tensors` and `contracts_withheld`. Named tuples,
+not dataclasses: the self-test loads them at import, and they cost a quarter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 __all__ = ["Contract", "Era", "Kind", "Provided", "Reading", "Withheld", "era_at", "release"]
 
@@ -33,8 +34,7 @@ class Kind(Enum):
     SOURCE_TEXT = "source text of a function"
 
 
-@dataclass(frozen=True)
-class Era:
+class Era(NamedTuple):
     """A stretch of unsloth_zoo releases in which a key had one signature and one meaning.
 
     Attributes:
@@ -52,8 +52,7 @@ class Era:
     meaning: str = ""
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """How unsloth reads a key.
 
     Attributes:
@@ -72,8 +71,7 @@ class Reading:
     copies_source: bool = True
 
 
-@dataclass(frozen=True)
-class Provided:
+class Provided(NamedTuple):
     """The function that stands under a key here.
 
     Attributes:
@@ -92,15 +90,13 @@ class Provided:
     differs: str = ""
 
 
-@dataclass(frozen=True)
-class Withheld:
+class Withheld(NamedTuple):
     """Why nothing stands under a key here: its meaning cannot be provided honestly."""
 
     reason: str
 
 
-@dataclass(frozen=True)
-class Contract:
+class Contract(NamedTuple):
     """One key of the registry: its history upstream, who reads it, and what stands for it here."""
 
     key: str

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 
@@ -18,7 +17,7 @@ from grpoenv_runtime.batch import Batch, make_batch
 from grpoenv_runtime.config import LOSS_TYPES, LossConfig, loss_config
 from grpoenv_runtime.policy import LossOutput, Policy
 
-__all__ = ["DEEP_CASES", "QUICK_CASES", "Case", "SlowLossError", "disagreement", "undisturbed"]
+__all__ = ["QUICK_CASES", "Case", "SlowLossError", "deep_cases", "disagreement", "undisturbed"]
 
 _MASK: Final = ((1, 1, 1, 1), (0, 0, 0, 0), (0, 1, 0, 0), (1, 1, 1, 0))
 _ADVANTAGES: Final = (1.5, 0.7, -0.8, 0.0)
@@ -39,8 +38,7 @@ class SlowLossError(ImportError):
         self.reason = reason
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """One comparison; `options` are those of `loss_config`."""
 
     name: str
@@ -66,7 +64,8 @@ QUICK_CASES: Final = (
 )
 
 
-def _deep_cases() -> Iterator[Case]:
+def deep_cases() -> Iterator[Case]:
+    """Yield every variant at both levels and each dtype, on and off policy, and the extras."""
     for loss_type in LOSS_TYPES:
         for level in ("token", "sequence"):
             base = _case(loss_type, level, beta=0.04)
@@ -83,9 +82,6 @@ def _deep_cases() -> Iterator[Case]:
     for name, options in extras.items():
         base = _case("dapo", beta=0.04, **options)
         yield Case(f"dapo, {name}", base.options)
-
-
-DEEP_CASES: Final = tuple(_deep_cases())
 
 
 @contextmanager

@@ -12,9 +12,8 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -26,9 +25,9 @@ from grpoenv_runtime.policy import LossOutput, Policy
 from grpoenv_runtime.registry import Registry, check_registry
 from grpoenv_runtime.self_test_cache import accelerator_present, fingerprint, remember_pass
 from grpoenv_runtime.self_test_cases import (
-    DEEP_CASES,
     QUICK_CASES,
     Case,
+    deep_cases,
     disagreement,
     undisturbed,
 )
@@ -42,8 +41,7 @@ class UnsoundFastPathWarning(RuntimeWarning):
     """The fast loss is wrong on this machine; the slow one is used."""
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """One row of the report; `detail` says what failed or why it was skipped."""
 
     name: str
@@ -52,8 +50,7 @@ class Check:
     duration_ms: float = 0.0
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What the self-test found."""
 
     checks: tuple[Check, ...]
@@ -97,7 +94,7 @@ def self_test(deep: bool = False) -> Report:
 
     """
     with undisturbed():
-        checks = [_registry_check(), *_compare(DEEP_CASES if deep else QUICK_CASES)]
+        checks = [_registry_check(), *_compare(deep_cases() if deep else QUICK_CASES)]
         if deep:
             checks += _gpu_checks()
     return Report(tuple(checks))
@@ -141,7 +138,7 @@ def _gpu_checks() -> list[Check]:
         return [Check("the same on a GPU", "skipped", "torch sees no CUDA device")]
     cases = [
         Case(f"{case.name}, cuda", case.options, case.dtype, case.old_logps, "cuda")
-        for case in DEEP_CASES
+        for case in deep_cases()
     ]
     return list(_compare(cases))
 

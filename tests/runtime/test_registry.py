@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import copy
-import dataclasses
 import dis
 import inspect
 import logging
@@ -82,7 +81,7 @@ def test_the_registry_cannot_be_changed() -> None:
         anything.x = 1
     with pytest.raises(TypeError):
         typing.cast(Any, CONTRACTS)["x"] = 1
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         typing.cast(Any, CONTRACTS["grpo_compute_loss"]).key = "x"
     assert copy.copy(RL) == RL
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import warnings
 from collections.abc import Iterator
@@ -23,9 +24,9 @@ from grpoenv_runtime.self_test_cache import (
     remember_pass,
 )
 from grpoenv_runtime.self_test_cases import (
-    DEEP_CASES,
     QUICK_CASES,
     SlowLossError,
+    deep_cases,
     disagreement,
     undisturbed,
 )
@@ -77,10 +78,10 @@ def fail(*arguments: Any, **options: Any) -> LossOutput:
 def test_every_variant_and_level_is_in_the_deep_test() -> None:
     pairs = {
         (case.options["loss_type"], case.options["importance_sampling_level"])
-        for case in DEEP_CASES
+        for case in deep_cases()
     }
     assert pairs == {(name, level) for name in fast_types() for level in ("token", "sequence")}
-    assert {case.dtype for case in DEEP_CASES} == {torch.float64, torch.float32, torch.bfloat16}
+    assert {case.dtype for case in deep_cases()} == {torch.float64, torch.float32, torch.bfloat16}
 
 
 def fast_types() -> set[str]:
@@ -228,6 +229,7 @@ def state() -> tuple[Any, ...]:
         torch.get_rng_state().sum().item(),
         torch.are_deterministic_algorithms_enabled(),
         torch.is_anomaly_enabled(),
+        gc.isenabled(),
     )
 
 
@@ -352,15 +354,15 @@ def test_the_table_says_what_failed() -> None:
 
 def test_the_import_tests_once_and_touches_nothing(tmp_path: Path) -> None:
     program = """
-import sys, threading, torch
+import gc, sys, threading, torch
 def refuse(*a, **k):
     raise AssertionError("CUDA was asked")
 for name in ("init", "_lazy_init", "is_available", "device_count", "current_device"):
     setattr(torch.cuda, name, refuse)
 torch.compile = refuse
-before = (torch.get_num_threads(), torch.initial_seed(), torch.get_rng_state().sum().item())
+before = (torch.get_num_threads(), torch.initial_seed(), torch.get_rng_state().sum().item(), gc.isenabled())
 import grpoenv_runtime
-after = (torch.get_num_threads(), torch.initial_seed(), torch.get_rng_state().sum().item())
+after = (torch.get_num_threads(), torch.initial_seed(), torch.get_rng_state().sum().item(), gc.isenabled())
 print(before == after, threading.active_count(), torch.cuda.is_initialized(),
       "grpoenv_runtime.self_test_run" in sys.modules, "httpx" in sys.modules,
       "triton" in sys.modules)
