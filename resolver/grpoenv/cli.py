@@ -197,13 +197,12 @@ def _dry_run(
     from dataclasses import replace
 
     from grpoenv import report
-    from grpoenv.planning import locks_for
-    from grpoenv.resolve import resolve
+    from grpoenv.planning import make_plan
 
     probe = _probe_of(options, python)
     if python is None and not options.probe:
         probe = replace(probe, packages={})  # the environment is yet to be made
-    plan = resolve(probe, matrix, locks_for(probe, matrix, data), wishes)
+    plan = make_plan(probe, matrix, data, wishes)
     if options.json:
         _print_json(options, 0, plan=report.plan_json(plan))
     else:

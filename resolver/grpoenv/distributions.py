@@ -25,21 +25,22 @@ class Distribution:
     version: Version
     info: Path
 
-    def recorded_files(self) -> list[tuple[Path, int | None]] | None:
+    def recorded_files(self) -> list[tuple[str, int | None]] | None:
         """Return each file of RECORD with its size in bytes, None where it states no size.
 
-        Paths are absolute and normalised, and may lie outside the environment. None means that
-        there is no RECORD, as in packages of the system and in ``.egg-info`` ones.
+        Paths are absolute and normalised, and may lie outside the environment. They are texts,
+        because a stack has tens of thousands. None means that there is no RECORD, as in packages
+        of the system and in ``.egg-info`` ones.
         """
         try:
             with (self.info / "RECORD").open(newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.reader(file) if row]
         except (FileNotFoundError, NotADirectoryError):
             return None
-        base = str(self.info.parent)
+        base = f"{self.info.parent}{os.sep}"
         return [
             (
-                Path(os.path.normpath(os.path.join(base, row[0]))),
+                os.path.normpath(base + row[0]) if ".." in row[0] else base + row[0],
                 int(row[2]) if len(row) > 2 and row[2].isdigit() else None,
             )
             for row in rows

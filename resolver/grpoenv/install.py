@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -27,9 +28,9 @@ from grpoenv.machine import (
 )
 from grpoenv.matrix import Matrix
 from grpoenv.own_wheel import build_own_wheel
-from grpoenv.planning import locks_for
+from grpoenv.planning import make_plan
 from grpoenv.probe import Interpreter, Probe
-from grpoenv.resolve import Change, Plan, TorchSource, Wishes, resolve
+from grpoenv.resolve import Change, Plan, TorchSource, Wishes
 from grpoenv.transaction import locked, open_journal, recover
 from grpoenv.uv import explain_failure, run_uv
 from grpoenv.verify import Verdict, verify
@@ -87,7 +88,7 @@ def install(
         if undone := recover(interpreter):
             reporter.recovered(undone)
         probe = probe_machine(python)
-        plan = resolve(probe, matrix, locks_for(probe, matrix, data), wishes)
+        plan = make_plan(probe, matrix, data, wishes)
         reporter.planned(plan, probe)
         with_own = _needs_grpoenv(probe)
         if plan.changes or with_own:
@@ -166,10 +167,7 @@ def _apply(
     journal = open_journal(probe.interpreter, installed, names)
     try:
         with tempfile.TemporaryDirectory(prefix="grpoenv-") as folder:
-            if plan.changes:
-                _install_locked(plan, probe.interpreter, Path(folder), reporter)
-            if with_own:
-                _install_own(probe.interpreter, Path(folder), reporter)
+            _install_locked(plan, probe.interpreter, Path(folder), reporter, with_own)
         verdict = verify(
             probe, matrix, data, program=program, installed_as=(plan.stack, plan.target)
         )
@@ -181,32 +179,22 @@ def _apply(
     return verdict
 
 
-def _install_locked(plan: Plan, interpreter: Interpreter, folder: Path, reporter: Reporter) -> None:
-    requirements = folder / "requirements.txt"
-    requirements.write_text(requirements_text(plan.changes), encoding="utf-8")
-    arguments: list[str | Path] = ["--require-hashes", "--no-build", "-r", requirements]
-    if plan.torch is TorchSource.CPU_FOLDER:
-        for wheels in wheel_folders():
-            arguments += ["--find-links", wheels]
-    if plan.torch is TorchSource.CPU_BACKEND:
-        arguments += ["--torch-backend", "cpu"]
-    timeout_s = _PATIENCE_S + plan.download_bytes / _SLOWEST_BYTES_PER_S
-    _uv_install(interpreter, arguments, reporter, timeout_s)
-
-
-def _install_own(interpreter: Interpreter, folder: Path, reporter: Reporter) -> None:
-    _uv_install(interpreter, [build_own_wheel(folder)], reporter, _PATIENCE_S)
-
-
-def _uv_install(
-    interpreter: Interpreter,
-    arguments: Sequence[str | Path],
-    reporter: Reporter,
-    timeout_s: float,
+def _install_locked(
+    plan: Plan, interpreter: Interpreter, folder: Path, reporter: Reporter, with_own: bool
 ) -> None:
+    lines = [requirements_text(plan.changes)] if plan.changes else []
+    if with_own:
+        wheel = build_own_wheel(folder)
+        lines.append(f"{wheel} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n")
+    requirements = folder / "requirements.txt"
+    requirements.write_text("".join(lines), encoding="utf-8")
     run = run_uv(
-        ["pip", "install", "--python", interpreter.executable, "--no-deps", *arguments],
-        timeout_s=timeout_s,
+        [
+            *("pip", "install", "--python", interpreter.executable, "--no-deps", "--no-build"),
+            *("--require-hashes", "-r", requirements),
+            *_torch_arguments(plan.torch),
+        ],
+        timeout_s=_PATIENCE_S + plan.download_bytes / _SLOWEST_BYTES_PER_S,
         on_message=reporter.message,
     )
     if run.status != 0:
@@ -215,6 +203,14 @@ def _uv_install(
             f"{cause}; the environment is as it was. uv said:\n{_last_lines(run.messages)}",
             remedy=remedy,
         )
+
+
+def _torch_arguments(torch: TorchSource) -> list[str]:
+    if torch is TorchSource.CPU_FOLDER:
+        return [word for folder in wheel_folders() for word in ("--find-links", str(folder))]
+    if torch is TorchSource.CPU_BACKEND:
+        return ["--torch-backend", "cpu"]
+    return []
 
 
 def _refuse_incomplete(verdict: Verdict) -> None:

@@ -29,7 +29,13 @@ class InstalledStack:
 
 
 def write_installed_stack(interpreter: Interpreter, stack: Stack, target: Target) -> None:
-    """Record that ``stack`` is what the environment of ``interpreter`` holds."""
+    """Record that ``stack`` is what the environment of ``interpreter`` holds.
+
+    A record that says so already is left as it is: an install that changes nothing writes nothing.
+    """
+    known = read_installed_stack(interpreter)
+    if known and (known.stack, known.sha256) == (stack.id, target.sha256):
+        return
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     record = InstalledStack(stack.id, target.lock, target.sha256, now)
     path = _path(interpreter)

@@ -45,7 +45,7 @@ RUNTIMES = ("unsloth", "trl")
 
 
 class Level(IntEnum):
-    """How far a stack was really run; each level includes the ones before it."""
+    """How far a stack was really run, in rising order."""
 
     RESOLVED = 1
     LINKED = 2

@@ -91,13 +91,13 @@ class Journal:
         """Remove what was not there before, unless a package outside the plan owns it."""
         installed = distributions(self._roots)
         foreign = {
-            str(path)
+            path
             for name, distribution in installed.items()
             if name not in self._names
             for path, _ in distribution.recorded_files() or []
         }
         ours = {
-            str(path)
+            path
             for name in self._names & installed.keys()
             for path, _ in installed[name].recorded_files() or []
             if _inside(path, self._roots)
@@ -199,15 +199,15 @@ def _save(
                 f"RECORD of {label} names {path}, which is outside the environment",
                 remedy=f"remove {label} by hand, and run the command again",
             )
-        if path.is_file() and path.suffix != ".pyc":
+        if os.path.isfile(path) and not path.endswith(".pyc"):
             link = str(first)
             first += 1
-            _link_or_copy(path, folder / link)
-            yield str(path), link
+            _link_or_copy(Path(path), folder / link)
+            yield path, link
 
 
-def _inside(path: Path, folders: Iterable[str]) -> bool:
-    real = os.path.realpath(path.parent)
+def _inside(path: str, folders: Iterable[str]) -> bool:
+    real = os.path.realpath(os.path.dirname(path))
     return any(
         os.path.commonpath([real, os.path.realpath(folder)]) == os.path.realpath(folder)
         for folder in folders
@@ -224,7 +224,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 def _remove_empty(folder: Path, roots: list[str]) -> None:
     """Remove ``folder`` and its parents as far as they hold nothing but Python's caches."""
-    while str(folder) not in roots and _inside(folder, roots) and folder.is_dir():
+    while str(folder) not in roots and _inside(str(folder), roots) and folder.is_dir():
         if any(entry.name != "__pycache__" for entry in folder.iterdir()):
             return
         shutil.rmtree(folder)

@@ -19,7 +19,7 @@ from grpoenv.distributions import Distribution
 __all__ = ["CHECK", "broken_files"]
 
 
-def broken_files(distribution: Distribution) -> list[tuple[Path, str]] | None:
+def broken_files(distribution: Distribution) -> list[tuple[str, str]] | None:
     """Return each recorded file that is missing or of another size, with what is wrong.
 
     None if the distribution has no RECORD to compare with. Compiled ``.pyc`` files are left out:
@@ -30,7 +30,7 @@ def broken_files(distribution: Distribution) -> list[tuple[Path, str]] | None:
         return None
     wrong = []
     for path, size in recorded:
-        if path.suffix == ".pyc":
+        if path.endswith(".pyc"):
             continue
         try:
             found = os.stat(path).st_size

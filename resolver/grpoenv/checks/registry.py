@@ -125,7 +125,7 @@ def _run(environment: Environment) -> Iterator[Finding]:
 
 def _readers(environment: Environment) -> list[Path]:
     files = environment.installed[_UNSLOTH].recorded_files() or []
-    return [path for path, _ in files if path.suffix == ".py" and path.is_file()]
+    return [Path(path) for path, _ in files if path.endswith(".py") and Path(path).is_file()]
 
 
 def _uses_in(path: Path) -> list[KeyUse]:

@@ -1,0 +1,102 @@
+"""Three real GRPO steps of a tiny random model on the CPU; run by the interpreter under test.
+
+Needs no hub: a word-level tokenizer and a two-layer Qwen2 of hidden size 32 are made in a folder.
+Prints one JSON object with the loss and the KL divergence of every step.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_DISABLED", "true")
+
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "under",
+    "mat",
+    "tree",
+    "and",
+    "then",
+    "it",
+    "was",
+    "big",
+    "small",
+    "red",
+    "blue",
+]
+
+
+def make_model(folder: Path) -> None:
+    """Save the tokenizer and the model into ``folder``."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    special = ["<pad>", "<eos>", "<unk>"]
+    vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
+    fast.save_pretrained(folder)
+    config = Qwen2Config(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+
+
+def reward(completions: list[str], **_: object) -> list[float]:
+    """Reward every ``the``, so that the advantages of a group differ."""
+    return [float(text.split().count("the")) for text in completions]
+
+
+def main(folder: Path) -> None:
+    """Train three steps and print what was logged."""
+    import torch
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    torch.manual_seed(0)
+    make_model(folder / "model")
+    config = GRPOConfig(
+        output_dir=str(folder / "out"),
+        per_device_train_batch_size=4,
+        num_generations=4,
+        max_completion_length=8,
+        max_steps=3,
+        beta=0.04,
+        logging_steps=1,
+        report_to=[],
+        use_cpu=True,
+        save_strategy="no",
+    )
+    trainer = GRPOTrainer(
+        model=str(folder / "model"),
+        args=config,
+        reward_funcs=reward,
+        train_dataset=Dataset.from_dict({"prompt": ["the cat sat on", "a dog ran under"] * 8}),
+    )
+    trainer.train()
+    steps = [row for row in trainer.state.log_history if "kl" in row]
+    print(json.dumps({"loss": [row["loss"] for row in steps], "kl": [row["kl"] for row in steps]}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
