@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 import os
 import socket
@@ -27,13 +26,7 @@ from grpoenv.update_network import (
 from grpoenv.update_policy import LIMITS
 from grpoenv.update_result import NewerRelease, NotDetermined, UpToDate
 from grpoenv.update_transport import Deadline, DeadlineTransport
-
-_SPEC = importlib.util.spec_from_file_location(
-    "hostile_server", Path(__file__).with_name("hostile_server.py")
-)
-assert _SPEC is not None and _SPEC.loader is not None
-hostile = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(hostile)
+from resolver import hostile_server as hostile
 
 SLOW = "the index did not answer in time"
 UNREACHABLE = "the index could not be reached"
