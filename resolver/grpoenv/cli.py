@@ -25,6 +25,7 @@ from grpoenv.errors import (
     OperationError,
     UndeterminedError,
 )
+from grpoenv.update import BackgroundCheck, start_background_check
 
 if TYPE_CHECKING:
     from grpoenv.matrix import Matrix
@@ -46,9 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    check = start_background_check(terminal=sys.stderr.isatty() and options.verb != "update")
     try:
         run: Callable[[argparse.Namespace], int] = options.run
-        return run(options)
+        code = run(options)
+        _show_notice(check)
+        return code
     except GrpoenvError as error:
         code = next(code for kind, code in _EXIT_CODES.items() if isinstance(error, kind))
         _report_error(options, error, code)
@@ -71,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_install(verbs)
     _add_verify(verbs)
     _add_probe(verbs)
+    _add_update(verbs)
     _add_matrix(verbs)
     return parser
 
@@ -144,6 +149,11 @@ def _add_probe(verbs: _Verbs) -> None:
     parser.add_argument(
         "--host", choices=("colab", "kaggle"), default="colab", help="what --freeze is an image of"
     )
+
+
+def _add_update(verbs: _Verbs) -> None:
+    parser = _verb(verbs, "update", _update, "is there a newer grpoenv, or a newer tested stack?")
+    parser.add_argument("--python", type=Path, metavar="PATH", help="ask for this interpreter's")
 
 
 def _add_matrix(verbs: _Verbs) -> None:
@@ -246,6 +256,39 @@ def _probe(options: argparse.Namespace) -> int:
     else:
         print(report.probe_text(probe))
     return 0
+
+
+def _update(options: argparse.Namespace) -> int:
+    from grpoenv.installed_stack import read_installed_stack
+    from grpoenv.machine import probe_machine
+    from grpoenv.planning import make_plan
+    from grpoenv.resolve import Wishes
+    from grpoenv.target import existing_python
+    from grpoenv.update import check_now
+    from grpoenv.update_result import NewerRelease, NotDetermined
+
+    matrix, data = _matrix(options)
+    probe = probe_machine(existing_python(options.python))
+    record = read_installed_stack(probe.interpreter)
+    plan = make_plan(probe, matrix, data, Wishes())
+    result = check_now()
+    code = 3 if isinstance(result, NotDetermined) else 0
+    newest = result.newest if isinstance(result, NewerRelease) else None
+    reason = result.reason if isinstance(result, NotDetermined) else None
+    if options.json:
+        release = {"installed": __version__, "newest": newest, "not_determined": reason}
+        stack = {"installed": record.stack if record else None, "best": plan.stack.id}
+        _print_json(options, code, grpoenv=release, stack=stack)
+        return code
+    if newest:
+        print(f"grpoenv {newest} is available (this is {__version__}): pip install -U grpoenv")
+    else:
+        why = f"whether there is a newer one is not known: {reason}" if reason else "the newest"
+        print(f"grpoenv {__version__}, {why}")
+    print(f"stack {record.stack if record else 'none'} installed; best tested: {plan.stack.id}")
+    if plan.changes:
+        print(f"{len(plan.changes)} packages would change: {_program()} install --dry-run")
+    return code
 
 
 def _matrix_show(options: argparse.Namespace) -> int:
@@ -365,6 +408,15 @@ def _print_json(options: argparse.Namespace, code: int, **fields: object) -> Non
 
     head = {"schema": JSON_SCHEMA, "verb": options.verb, "exit": code}
     print(json.dumps({**head, **fields}, indent=1))
+
+
+def _show_notice(check: BackgroundCheck) -> None:
+    """Tell what an earlier run found, and give a check that is under way a moment to end."""
+    if check.earlier is not None:
+        from grpoenv.update_result import notice
+
+        print(notice(check.earlier), file=sys.stderr)
+    check.wait()
 
 
 def _interrupt(signal_number: int, frame: object) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from depot import PYTHON, Depot, make_probe
+from depot import NO_GPU, PYTHON, Depot, make_probe
 from grpoenv import cli
 from grpoenv._data import data_paths
 from grpoenv.cli import main
 from grpoenv.gpu import Answer, Gpu
 from grpoenv.probe import probe_to_json
+from grpoenv.update import BackgroundCheck
+from grpoenv.update_result import NewerRelease, NotDetermined, UpdateResult, UpToDate
 
 BLOCKED = [
     "torch",
@@ -189,6 +191,42 @@ def test_a_finding_comes_with_one_command_that_mends_it(
     assert finding["severity"] == "problem"
     assert finding["culprit"] == "trl 1.0"
     assert finding["remedy"].endswith(f"install --python {venv} --stack trl-1.0")
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        (UpToDate("0.1.0"), 0, "grpoenv 0.1.0, the newest"),
+        (NewerRelease("0.1.0", "0.2.0"), 0, "grpoenv 0.2.0 is available (this is 0.1.0)"),
+        (NotDetermined("UV_OFFLINE is set"), 3, "is not known: UV_OFFLINE is set"),
+    ],
+)
+def test_update_tells_of_a_newer_grpoenv_and_the_best_stack(
+    stocked: Depot,
+    venv: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: UpdateResult,
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.setattr("grpoenv.update.check_now", lambda: answer)
+    monkeypatch.setattr("grpoenv.machine.find_gpu", lambda: NO_GPU)
+    assert main(options(stocked, "update", "--python", str(venv))) == code
+    shown = capsys.readouterr().out
+    assert words in shown
+    assert "stack none installed; best tested: trl-1.0" in shown
+    assert main(options(stocked, "update", "--python", str(venv), "--json")) == code
+    assert output(capsys)["stack"] == {"installed": None, "best": "trl-1.0"}
+
+
+def test_what_an_earlier_run_found_is_shown_after_the_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = BackgroundCheck(earlier=NewerRelease("0.1.0", "0.2.0"))
+    monkeypatch.setattr(cli, "start_background_check", lambda **_: found)
+    assert main(["matrix", "lint"]) == 0
+    assert "grpoenv 0.2.0 is available" in capsys.readouterr().err
 
 
 def test_a_terminated_install_says_that_all_is_as_it_was(
