@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import tomlkit
 
-from depot import Depot
+from depot import PYTHON, Depot
 from grpoenv._data import data_paths
 from grpoenv.errors import InputError
 from grpoenv.matrix_file import load_matrix
@@ -128,7 +128,7 @@ def test_a_lock_without_a_stack_and_a_stack_without_a_lock_are_errors(filled: De
     (filled.data.locks / "one" / "lock.txt").rename(stray)
     errors = [error.message for error in lint(filled.matrix(), filled.data.locks)]
     assert errors == [
-        f"{filled.data.matrix}: stack one, Python 3.11: "
+        f"{filled.data.matrix}: stack one, Python {PYTHON}: "
         + "names lock one/lock.txt, which is not there",
         f"{stray}: belongs to no stack of the matrix",
     ]
