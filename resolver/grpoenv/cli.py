@@ -29,7 +29,6 @@ from grpoenv.update import BackgroundCheck, start_background_check
 
 if TYPE_CHECKING:
     from grpoenv.matrix import Matrix
-    from grpoenv.probe import Probe
     from grpoenv.resolve import Wishes
     from grpoenv.verify import Verdict
 
@@ -207,12 +206,16 @@ def _dry_run(
     from dataclasses import replace
 
     from grpoenv import report
-    from grpoenv.planning import make_plan
+    from grpoenv.machine import probe_machine
+    from grpoenv.planning import make_plan, plan_environment
+    from grpoenv.probe import read_probe
 
-    probe = _probe_of(options, python)
-    if python is None and not options.probe:
-        probe = replace(probe, packages={})  # the environment is yet to be made
-    plan = make_plan(probe, matrix, data, wishes)
+    if options.probe:
+        plan = make_plan(read_probe(options.probe), matrix, data, wishes)
+    elif python is None:  # the environment is yet to be made
+        plan = make_plan(replace(probe_machine(), packages={}), matrix, data, wishes)
+    else:
+        plan = plan_environment(probe_machine(python), matrix, data, wishes)
     if options.json:
         _print_json(options, 0, plan=report.plan_json(plan))
     else:
@@ -341,13 +344,6 @@ def _data(options: argparse.Namespace) -> DataPaths:
     if options.matrix:
         return DataPaths(options.matrix, options.matrix.parent / "lockfiles")
     return data_paths()
-
-
-def _probe_of(options: argparse.Namespace, python: Path | None) -> Probe:
-    from grpoenv.machine import probe_machine
-    from grpoenv.probe import read_probe
-
-    return read_probe(options.probe) if options.probe else probe_machine(python)
 
 
 def _wishes(options: argparse.Namespace, matrix: Matrix) -> Wishes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
@@ -14,7 +14,7 @@ from packaging.version import InvalidVersion, Version
 
 from grpoenv.errors import OperationError
 
-__all__ = ["Distribution", "distributions", "installed_versions"]
+__all__ = ["Distribution", "distributions", "installed_versions", "leftovers"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,21 @@ def distributions(folders: Iterable[str | Path]) -> dict[NormalizedName, Distrib
                 here[distribution.name] = distribution
         found = {**here, **found}
     return dict(sorted(found.items()))
+
+
+def leftovers(installed: Mapping[NormalizedName, Distribution]) -> list[Distribution]:
+    """Return older copies of what is ``installed``: ``.dist-info`` folders beside the counting one.
+
+    An uninstall that was cut off leaves them, and then two versions claim to be there.
+    """
+    counting = {distribution.info for distribution in installed.values()}
+    folders = {info.parent for info in counting}
+    return [
+        distribution
+        for folder in sorted(folders)
+        for distribution in _in_folder(folder)
+        if distribution.info not in counting and installed[distribution.name].info.parent == folder
+    ]
 
 
 def installed_versions(

@@ -17,7 +17,7 @@ from grpoenv._data import DataPaths
 from grpoenv.checks import CHECKS, Finding
 from grpoenv.checks.interrupted import CHECK as INTERRUPTED
 from grpoenv.checks.record import CHECK as FILES
-from grpoenv.distributions import distributions
+from grpoenv.distributions import Distribution, distributions, leftovers
 from grpoenv.errors import OperationError
 from grpoenv.installed_stack import write_installed_stack
 from grpoenv.lockfile import Pin, render_lock
@@ -29,7 +29,7 @@ from grpoenv.machine import (
 )
 from grpoenv.matrix import Matrix
 from grpoenv.own_wheel import build_own_wheel
-from grpoenv.planning import make_plan
+from grpoenv.planning import plan_environment
 from grpoenv.probe import Interpreter, Probe
 from grpoenv.resolve import Change, Plan, TorchSource, Wishes
 from grpoenv.transaction import locked, open_journal, recover
@@ -89,7 +89,7 @@ def install(
         if undone := recover(interpreter):
             reporter.recovered(undone)
         probe = probe_machine(python)
-        plan = make_plan(probe, matrix, data, wishes)
+        plan = plan_environment(probe, matrix, data, wishes)
         reporter.planned(plan, probe)
         with_own = _needs_grpoenv(probe)
         if plan.changes or with_own:
@@ -106,7 +106,7 @@ def install(
 
 def requirements_text(changes: Sequence[Change]) -> str:
     """Return the hashed requirements for ``changes``, rendered anew and never copied from a file."""
-    pins = []
+    pins, exact = [], []
     for change in changes:
         pin = change.pin
         if pin.cpu and change.new == pin.cpu.version:
@@ -114,9 +114,13 @@ def requirements_text(changes: Sequence[Change]) -> str:
         elif pin.cpu:
             hashes = tuple(hash_ for hash_ in pin.hashes if hash_ != pin.cpu.hash)
             pins.append(replace(pin, hashes=hashes, cpu=None))
+            exact.append(f"{pin.name}=={pin.version}")
         else:
             pins.append(pin)
-    return render_lock(pins)
+    text = render_lock(pins)
+    for pinned in exact:  # == would take the +cpu build where a wheel folder of the user's has it
+        text = text.replace(f"{pinned} ", f"{pinned.replace('==', '===')} ")
+    return text
 
 
 def check_disk(plan: Plan, folders: Sequence[Path]) -> None:
@@ -165,8 +169,10 @@ def _apply(
     check_disk(plan, [Path(probe.interpreter.purelib), cache])
     names = [change.pin.name for change in plan.changes] + [_GRPOENV] * with_own
     installed = distributions(probe.interpreter.site_folders)
-    journal = open_journal(probe.interpreter, installed, names)
+    stale = [row for row in leftovers(installed) if row.name in names]
+    journal = open_journal(probe.interpreter, installed, names, stale)
     try:
+        _remove_unowned([*stale, *(installed[name] for name in names if name in installed)], stale)
         with tempfile.TemporaryDirectory(prefix="grpoenv-") as folder:
             _install_locked(plan, probe.interpreter, Path(folder), reporter, with_own)
         verdict = verify(
@@ -198,6 +204,7 @@ def _install_locked(
         [
             *("pip", "install", "--python", interpreter.executable, "--no-deps", "--no-build"),
             *("--require-hashes", "-r", requirements),
+            *(f"--reinstall-package={row.pin.name}" for row in plan.changes if row.old == row.new),
             *_torch_arguments(plan.torch),
         ],
         timeout_s=_PATIENCE_S + plan.download_bytes / _SLOWEST_BYTES_PER_S,
@@ -209,6 +216,16 @@ def _install_locked(
             f"{cause}; the environment is as it was. uv said:\n{_last_lines(run.messages)}",
             remedy=remedy,
         )
+
+
+def _remove_unowned(candidates: Sequence[Distribution], stale: Sequence[Distribution]) -> None:
+    """Remove metadata that uv could not uninstall by: it has no RECORD, or is a leftover.
+
+    The journal holds these files. uv then puts the package there anew, over whatever is left of it.
+    """
+    for distribution in candidates:
+        if distribution in stale or distribution.recorded_files() is None:
+            shutil.rmtree(distribution.info)
 
 
 def _torch_arguments(torch: TorchSource) -> list[str]:

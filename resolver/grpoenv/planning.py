@@ -7,6 +7,8 @@ from dataclasses import replace
 from packaging.utils import NormalizedName
 
 from grpoenv._data import DataPaths
+from grpoenv.checks.record import is_damaged
+from grpoenv.distributions import distributions, leftovers
 from grpoenv.errors import InputError, OperationError
 from grpoenv.gpu import Answer
 from grpoenv.lockfile import CpuBuild, Lock, read_lock
@@ -15,7 +17,7 @@ from grpoenv.probe import Probe
 from grpoenv.resolve import Plan, TorchSource, Wishes, matching_target, resolve
 from grpoenv.uv import run_uv
 
-__all__ = ["locks_for", "make_plan"]
+__all__ = ["locks_for", "make_plan", "plan_environment"]
 
 _TORCH = NormalizedName("torch")
 _CPU_INDEX_TIMEOUT_S = 5.0
@@ -34,6 +36,22 @@ def make_plan(probe: Probe, matrix: Matrix, data: DataPaths, wishes: Wishes) -> 
         if torch and torch.cpu and _cpu_index_has(torch.cpu, plan):
             return resolve(probe, matrix, locks, replace(wishes, cpu_backend=True))
     return plan
+
+
+def plan_environment(probe: Probe, matrix: Matrix, data: DataPaths, wishes: Wishes) -> Plan:
+    """Like ``make_plan``, for an environment of this machine, whose files can be looked at.
+
+    A package that the plan would keep, and of which files are missing, is installed anew.
+    """
+    plan = make_plan(probe, matrix, data, wishes)
+    installed = distributions(probe.interpreter.site_folders)
+    doubled = {stale.name for stale in leftovers(installed)}
+    damaged = {
+        kept.name for kept in plan.kept if kept.name in doubled or is_damaged(installed[kept.name])
+    }
+    if not damaged:
+        return plan
+    return make_plan(probe, matrix, data, replace(wishes, damaged=frozenset(damaged)))
 
 
 def locks_for(probe: Probe, matrix: Matrix, data: DataPaths) -> dict[str, Lock]:

@@ -72,6 +72,8 @@ def _torch_version(plan: Plan) -> str:
 def _change_line(change: Change, width: int) -> str:
     if change.old is None:
         return f"  + {change.pin.name:{width}} {change.new}"
+    if change.old == change.new:
+        return f"  ! {change.pin.name:{width}} {change.new} anew: files of it are missing"
     return f"  ~ {change.pin.name:{width}} {change.old} → {change.new}"
 
 

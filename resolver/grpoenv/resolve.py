@@ -54,7 +54,8 @@ class Wishes:
     """What the user asked for; everything is optional.
 
     ``stack`` is a runtime or the id of a stack, ``host`` overrides the probe's, ``with_packages``
-    have to be part of the stack, ``pins`` are exact versions, and ``cpu_backend`` says that
+    have to be part of the stack, ``pins`` are exact versions, ``damaged`` are installed packages
+    that have to be installed anew although their version is right, and ``cpu_backend`` says that
     PyTorch's own index of CPU builds can be reached.
     """
 
@@ -62,6 +63,7 @@ class Wishes:
     host: str = ""
     with_packages: tuple[NormalizedName, ...] = ()
     pins: Mapping[NormalizedName, Version] = field(default_factory=dict)
+    damaged: frozenset[NormalizedName] = frozenset()
     cpu_backend: bool = False
 
 
@@ -260,6 +262,8 @@ def _misses_image(stack: Stack, lock: Lock, probe: Probe, wishes: Wishes) -> Ite
         if not satisfies(have, lock.pins[name]):
             found = f"{have} is installed" if have else "it is not installed"
             yield f"it keeps {name} {lock.pins[name].version} of {stack.image}, and {found}"
+        elif name in wishes.damaged:
+            yield f"it keeps {name} {have} of {stack.image}, and files of that are missing"
     host = _host(probe, wishes)
     if host not in _IMAGES:
         return
@@ -286,7 +290,7 @@ def _candidate(
     stack: Stack, target: Target, lock: Lock, probe: Probe, wishes: Wishes
 ) -> _Candidate:
     torch = _torch_source(lock, probe, wishes)
-    changes = tuple(_changes(lock, probe, torch))
+    changes = tuple(_changes(lock, probe, torch, wishes.damaged))
     return _Candidate(stack, target, lock, changes, torch)
 
 
@@ -295,7 +299,8 @@ def _torch_source(lock: Lock, probe: Probe, wishes: Wishes) -> TorchSource:
     if pin is None:
         return TorchSource.INDEX
     no_cuda = have is not None and have.local == "cpu"
-    if satisfies(have, pin) and not (no_cuda and probe.gpu.answer is Answer.YES):
+    unfit = no_cuda and probe.gpu.answer is Answer.YES
+    if satisfies(have, pin) and not unfit and _TORCH not in wishes.damaged:
         return TorchSource.KEPT
     if pin.cpu and probe.gpu.answer is Answer.NO:
         accepted = {str(tag) for tag in probe.tags()}
@@ -313,7 +318,9 @@ def _tags(wheel: str) -> set[str]:
     return {f"{python}-{abi}-{platform}" for platform in platforms.split(".")}
 
 
-def _changes(lock: Lock, probe: Probe, torch: TorchSource) -> Iterator[Change]:
+def _changes(
+    lock: Lock, probe: Probe, torch: TorchSource, damaged: frozenset[NormalizedName]
+) -> Iterator[Change]:
     cpu = torch in (TorchSource.CPU_FOLDER, TorchSource.CPU_BACKEND)
     kept = probe.packages.get(_TORCH) if torch is TorchSource.KEPT else None
     for name, pin in lock.pins.items():
@@ -326,7 +333,7 @@ def _changes(lock: Lock, probe: Probe, torch: TorchSource) -> Iterator[Change]:
                 (build.version, build.size_bytes) if build else (pin.version, pin.size_bytes)
             )
             yield Change(pin, old, new, size)
-        elif not satisfies(old, pin):
+        elif name in damaged or not satisfies(old, pin):
             yield Change(pin, old, pin.version, pin.size_bytes)
 
 

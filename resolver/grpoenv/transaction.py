@@ -124,8 +124,11 @@ def open_journal(
     interpreter: Interpreter,
     installed: dict[NormalizedName, Distribution],
     names: Iterable[NormalizedName],
+    leftovers: Iterable[Distribution] = (),
 ) -> Journal:
     """Save what is needed to undo a change of the packages ``names``, and return the journal.
+
+    ``leftovers`` are half-removed copies, whose metadata is saved with the rest.
 
     Call it under the lock. Raises OperationError, with nothing changed, if a package cannot be put
     back: it has no RECORD, or its RECORD names a file outside the environment.
@@ -137,9 +140,9 @@ def open_journal(
     shutil.rmtree(draft, ignore_errors=True)
     (draft / "saved").mkdir(parents=True)
     saved = list[tuple[str, str]]()
-    for name in sorted(names & installed.keys()):
-        if str(installed[name].info.parent) in roots:
-            saved.extend(_save(installed[name], interpreter, draft / "saved", len(saved)))
+    for distribution in (*(installed[name] for name in names & installed.keys()), *leftovers):
+        if str(distribution.info.parent) in roots:
+            saved.extend(_save(distribution, interpreter, draft / "saved", len(saved)))
     _write_synced(draft / "saved.json", json.dumps(saved).encode())
     listing = "\0".join(_files(roots)).encode("utf-8", "surrogateescape")
     _write_synced(draft / "before.z", zlib.compress(listing, level=1))
@@ -191,6 +194,8 @@ def _save(
 ) -> Iterator[tuple[str, str]]:
     recorded = distribution.recorded_files()
     label = f"{distribution.name} {distribution.version}"
+    if recorded is None and distribution.info.suffix == ".dist-info":
+        recorded = [(file, None) for file in _files([str(distribution.info)])]
     if recorded is None:
         raise OperationError(
             f"{label} has no RECORD (the system's package manager may own it), so it can be "

@@ -130,7 +130,7 @@ def test_a_package_without_its_record_is_found(site: Site) -> None:
 def test_a_half_removed_older_copy_is_found(site: Site) -> None:
     site.put("torch", "2.5.0").put("torch", "2.6.0")
     messages = [finding.message for finding in run(site, "files")]
-    assert "is installed 2 times: an older copy was removed only in part" in messages
+    assert "is there a second time, as 2.5.0: that copy was removed only in part" in messages
 
 
 UNSLOTH = 'A = RL_REPLACEMENTS["grpo_compute_loss_slow"]\n'

@@ -7,22 +7,27 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from depot import Depot
+from depot import NO_GPU, Depot
 from grpoenv import install as installing
 from grpoenv import transaction
 from grpoenv.errors import OperationError
+from grpoenv.gpu import Answer, Gpu, GpuDevice
 from grpoenv.install import InstallResult, check_disk, install
+from grpoenv.lockfile import CpuBuild
 from grpoenv.machine import probe_machine
 from grpoenv.planning import locks_for
 from grpoenv.probe import Probe
 from grpoenv.resolve import Plan, Wishes, resolve
 from grpoenv.uv import run_uv
 from grpoenv.verify import verify
+
+A_GPU = Gpu(Answer.YES, "a test", "580.1", (13, 0), (GpuDevice("T4", (7, 5), 15360),))
 
 
 class Recorder:
@@ -166,6 +171,69 @@ def test_files_that_are_missing_after_success_undo_the_install(
 
     monkeypatch.setattr(installing, "_install_locked", lossy)
     with pytest.raises(OperationError, match="uv reported success, and files are missing"):
+        run(stocked, venv)
+    assert picture(venv) == before
+
+
+@pytest.mark.parametrize(
+    ("gpu", "version"), [(NO_GPU, "2.13.0+cpu"), (A_GPU, "2.13.0")], ids=["no GPU", "GPU"]
+)
+def test_the_build_of_torch_is_the_one_planned_though_a_folder_has_both(
+    depot: Depot, venv: Path, monkeypatch: pytest.MonkeyPatch, gpu: Gpu, version: str
+) -> None:
+    plain, cpu = depot.wheel("torch", "2.13.0"), depot.wheel("torch", "2.13.0+cpu")
+    build = CpuBuild(cpu.version, cpu.hashes[0], cpu.size_bytes)
+    both = replace(plain, hashes=(*plain.hashes, *cpu.hashes), cpu=build)
+    depot.stack("one", [depot.wheel("trl", "1"), both])
+    monkeypatch.setattr("grpoenv.machine.find_gpu", lambda: gpu)
+    run(depot, venv)
+    assert packages(venv)["torch"] == version
+
+
+def lose_a_file(site: Path) -> None:
+    (site / "trl" / "data.txt").unlink()
+
+
+def lose_the_record(site: Path) -> None:
+    (site / "trl-2.0.dist-info" / "RECORD").unlink()
+
+
+def lose_the_metadata(site: Path) -> None:
+    (site / "trl-2.0.dist-info" / "METADATA").unlink()
+
+
+def keep_an_older_copy(site: Path) -> None:
+    (site / "trl-1.0.dist-info").mkdir()
+    (site / "trl-1.0.dist-info" / "METADATA").write_text("Name: trl\nVersion: 1.0\n")
+
+
+DAMAGES = [lose_a_file, lose_the_record, lose_the_metadata, keep_an_older_copy]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_what_is_damaged_is_found_and_installed_anew(
+    stocked: Depot, venv: Path, damage: Callable[[Path], None]
+) -> None:
+    run(stocked, venv)
+    before = picture(venv)
+    damage(Path(probe_machine(venv).interpreter.purelib))
+    found = verify(probe_machine(venv), stocked.matrix(), stocked.data).problems
+    assert any(finding.culprit == "trl 2.0" for finding in found)
+    result = run(stocked, venv)
+    assert [(row.pin.name, str(row.old)) for row in result.plan.changes] == [("trl", "2.0")]
+    assert result.verdict.problems == ()
+    assert picture(venv) == before
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_mending_that_fails_leaves_the_damage_as_it_was(
+    stocked: Depot, venv: Path, damage: Callable[[Path], None]
+) -> None:
+    run(stocked, venv)
+    damage(Path(probe_machine(venv).interpreter.purelib))
+    before = picture(venv)
+    stocked.wheel("trl", "2.0", files={"trl/evil.py": "import os"})
+    with pytest.raises(OperationError):
         run(stocked, venv)
     assert picture(venv) == before
 

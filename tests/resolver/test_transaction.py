@@ -212,7 +212,8 @@ def test_a_linked_folder_that_leads_outside_is_refused(env: Env, tmp_path: Path)
 
 
 def test_a_package_of_the_system_is_refused(env: Env) -> None:
-    (env.site / "old-1.dist-info" / "RECORD").unlink()
+    shutil.rmtree(env.site / "old-1.dist-info")
+    (env.site / "old-1.egg-info").write_text("Name: old\nVersion: 1\n")
     with pytest.raises(OperationError, match=r"old 1 has no RECORD .* neither replaced nor put"):
         env.open("old")
 

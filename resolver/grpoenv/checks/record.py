@@ -7,16 +7,12 @@ own check looks at files.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-
-from packaging.utils import canonicalize_name
 
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
-from grpoenv.distributions import Distribution
+from grpoenv.distributions import Distribution, leftovers
 
-__all__ = ["CHECK", "broken_files"]
+__all__ = ["CHECK", "broken_files", "is_damaged"]
 
 
 def broken_files(distribution: Distribution) -> list[tuple[str, str]] | None:
@@ -40,6 +36,12 @@ def broken_files(distribution: Distribution) -> list[tuple[str, str]] | None:
             if size is not None and found != size:
                 wrong.append((path, f"{found} bytes, recorded {size}"))
     return wrong
+
+
+def is_damaged(distribution: Distribution) -> bool:
+    """Tell whether files are missing or changed in size, or the RECORD of a wheel is gone."""
+    wrong = broken_files(distribution)
+    return bool(wrong) if wrong is not None else distribution.info.suffix == ".dist-info"
 
 
 def _run(environment: Environment) -> Iterator[Finding]:
@@ -67,18 +69,13 @@ def _run(environment: Environment) -> Iterator[Finding]:
 
 
 def _leftovers(environment: Environment) -> Iterator[Finding]:
-    """Report names with two ``.dist-info`` folders: an uninstall was cut off half-way."""
-    folder = Path(environment.probe.interpreter.purelib)
-    names = Counter(
-        canonicalize_name(entry.name.split("-")[0]) for entry in folder.glob("*.dist-info")
-    )
-    for name, count in names.items():
-        if count > 1 and environment.concerns(name):
+    for stale in leftovers(environment.installed):
+        if environment.concerns(stale.name):
             yield Finding(
                 Severity.PROBLEM,
-                environment.label(name),
-                f"is installed {count} times: an older copy was removed only in part",
-                f"{folder}{os.sep}{name.replace('-', '_')}-*.dist-info",
+                environment.label(stale.name),
+                f"is there a second time, as {stale.version}: that copy was removed only in part",
+                str(stale.info),
             )
 
 
