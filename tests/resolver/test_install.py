@@ -287,6 +287,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def test_a_read_only_file_system_is_refused_before_anything_is_done(
+    stocked: Depot, small_disk: Path
+) -> None:
+    python = small_disk / "venv" / "bin" / "python"
+    assert run_uv(["venv", "--quiet", "--python", sys.executable, small_disk / "venv"]).status == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    recorder = Recorder()
+    with pytest.raises(OperationError, match="site-packages cannot be written by this user"):
+        run(stocked, python, recorder)
+    assert recorder.plans == []
+
+
 def test_a_disk_that_fills_up_leaves_all_as_it_was(
     depot: Depot, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

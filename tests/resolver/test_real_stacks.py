@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -112,3 +113,14 @@ def test_a_colab_image_keeps_its_torch_triton_and_numpy_byte_for_byte(tmp_path: 
     second = json.loads(call(*install, environment=colab).stdout)
     assert second["plan"]["changes"] == []
     assert digests(python, "") == everything
+
+
+@pytest.mark.parametrize("stack", ["trl-1.16", "colab-2025-04"])
+def test_locking_a_stack_again_reproduces_the_committed_locks(stack: str, tmp_path: Path) -> None:
+    data = data_paths()
+    copy = tmp_path / "compat-matrix.toml"
+    shutil.copy(data.matrix, copy)
+    shutil.copytree(data.locks, tmp_path / "lockfiles")
+    call(*GRPOENV, "matrix", "lock", stack, "--matrix", copy)
+    for path in sorted((data.locks / stack).iterdir()):
+        assert (tmp_path / "lockfiles" / stack / path.name).read_text() == path.read_text()
