@@ -28,6 +28,7 @@ from packaging.utils import NormalizedName
 from packaging.version import Version
 
 __all__ = [
+    "MAIN_PACKAGES",
     "RUNTIMES",
     "SCHEMA",
     "Addition",
@@ -41,6 +42,25 @@ __all__ = [
 ]
 
 SCHEMA = 1
+MAIN_PACKAGES = tuple(
+    NormalizedName(name)
+    for name in [
+        "unsloth",
+        "unsloth-zoo",
+        "trl",
+        "torch",
+        "transformers",
+        "triton",
+        "numpy",
+        "peft",
+        "accelerate",
+        "datasets",
+        "bitsandbytes",
+        "xformers",
+        "vllm",
+    ]
+)
+"""The packages whose versions a row of the matrix states, in this order."""
 RUNTIMES = ("unsloth", "trl")
 
 

@@ -35,6 +35,7 @@ from grpoenv._data import DataPaths
 from grpoenv.errors import InputError, OperationError
 from grpoenv.lockfile import CpuBuild, Pin, render_lock
 from grpoenv.machine import wheel_folders
+from grpoenv.matrix import MAIN_PACKAGES
 from grpoenv.matrix_file import MATRIX_LIMIT_BYTES, load_matrix
 from grpoenv.probe import read_freeze, wheel_tags
 from grpoenv.strict_toml import load_document
@@ -45,24 +46,6 @@ __all__ = ["lock_stack"]
 _TOOLS_AS_OF = "2026-11-23"
 """The day as of which uv itself is resolved in every stack: grpoenv needs a recent one."""
 _NEWEST_GLIBC = 45
-_MAIN = tuple(
-    NormalizedName(name)
-    for name in [
-        "unsloth",
-        "unsloth-zoo",
-        "trl",
-        "torch",
-        "transformers",
-        "triton",
-        "numpy",
-        "peft",
-        "accelerate",
-        "datasets",
-        "bitsandbytes",
-        "xformers",
-        "vllm",
-    ]
-)
 _TORCH = NormalizedName("torch")
 _CUDA_LIBRARY = re.compile(r"(nvidia|cuda)-")
 
@@ -165,7 +148,7 @@ def _keep_more(recipe: _Recipe, excludes: Sequence[str]) -> dict[NormalizedName,
             tried = _versions(recipe, {**kept, name: recipe.image[name]}, excludes)
         except OperationError:
             continue
-        if all(tried.get(main) == best.get(main) for main in _MAIN if main != name):
+        if all(tried.get(main) == best.get(main) for main in MAIN_PACKAGES if main != name):
             kept[name], best = recipe.image[name], tried
     return best
 
@@ -271,7 +254,7 @@ def _cpu_wheel(version: Version, recipe: _Recipe) -> CpuBuild | None:
 def _main_versions(pins: Sequence[Pin]) -> tomlkit.items.Table:
     table = tomlkit.table()
     found = {pin.name: str(pin.version) for pin in pins}
-    for name in _MAIN:
+    for name in MAIN_PACKAGES:
         if name in found:
             table[name] = found[name]
     return table

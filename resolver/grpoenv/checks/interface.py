@@ -11,34 +11,17 @@ from packaging.version import Version
 
 from grpoenv.distributions import Distribution
 from grpoenv.lockfile import Lock
-from grpoenv.matrix import Matrix, Stack
+from grpoenv.matrix import MAIN_PACKAGES, Matrix, Stack
 from grpoenv.probe import Probe
 
 __all__ = ["MANAGED", "Check", "Environment", "Finding", "Severity"]
 
-MANAGED = tuple(
-    NormalizedName(name)
-    for name in [
-        "unsloth",
-        "unsloth-zoo",
-        "trl",
-        "torch",
-        "transformers",
-        "triton",
-        "peft",
-        "accelerate",
-        "datasets",
-        "bitsandbytes",
-        "xformers",
-        "vllm",
-        "tokenizers",
-        "huggingface-hub",
-        "safetensors",
-        "numpy",
-        "torchvision",
-        "torchaudio",
-        "torchao",
-    ]
+MANAGED = (
+    *MAIN_PACKAGES,
+    *map(
+        NormalizedName,
+        ("tokenizers", "huggingface-hub", "safetensors", "torchvision", "torchaudio", "torchao"),
+    ),
 )
 """The packages that grpoenv manages: what is wrong between two of them concerns every user."""
 
