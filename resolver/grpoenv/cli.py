@@ -290,7 +290,8 @@ def _update(options: argparse.Namespace) -> int:
         print(f"grpoenv {__version__}, {why}")
     print(f"stack {record.stack if record else 'none'} installed; best tested: {plan.stack.id}")
     if plan.changes:
-        print(f"{len(plan.changes)} packages would change: {_program()} install --dry-run")
+        where = f" --python {options.python}" if options.python else ""
+        print(f"{len(plan.changes)} packages would change: {_program()} install --dry-run{where}")
     return code
 
 

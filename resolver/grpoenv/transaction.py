@@ -14,6 +14,8 @@ import contextlib
 import json
 import os
 import shutil
+import signal
+import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -78,13 +80,23 @@ class Journal:
         shutil.rmtree(done)
 
     def roll_back(self) -> None:
-        """Put every file back as it was when the journal was opened, and close it."""
+        """Put every file back as it was when the journal was opened, and close it.
+
+        An interrupt in the middle of it is not heard: it asks for what is being done already.
+        """
+        with _uninterrupted():
+            self._roll_back()
+
+    def _roll_back(self) -> None:
         before = zlib.decompress((self._folder / "before.z").read_bytes()).decode(
             "utf-8", "surrogateescape"
         )
-        known = set(before.split("\0"))
-        self._remove_new(known)
-        self._restore_saved()
+        saved = [
+            (Path(file), self._folder / "saved" / link)
+            for file, link in json.loads((self._folder / "saved.json").read_text("utf-8"))
+        ]
+        self._remove_new(set(before.split("\0")))
+        self._restore(saved)
         self.commit()
 
     def _remove_new(self, known: set[str]) -> None:
@@ -109,10 +121,8 @@ class Journal:
         for folder in sorted(emptied, key=len, reverse=True):
             _remove_empty(Path(folder), self._roots)
 
-    def _restore_saved(self) -> None:
-        saved = self._folder / "saved"
-        for file, link in json.loads((self._folder / "saved.json").read_text("utf-8")):
-            source, target = saved / link, Path(file)
+    def _restore(self, saved: Iterable[tuple[Path, Path]]) -> None:
+        for target, source in saved:
             if not (target.exists() and target.samefile(source)):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 aside = target.with_name(f"{target.name}.grpoenv")
@@ -169,14 +179,37 @@ def recover(interpreter: Interpreter) -> list[str]:
     journal = folder / "journal"
     if not journal.is_dir():
         return []
-    plan = json.loads((journal / "plan.json").read_text("utf-8"))
-    names = [canonicalize_name(name) for name in plan["names"]]
-    Journal(journal, plan["roots"], set(names)).roll_back()
+    try:
+        plan = json.loads((journal / "plan.json").read_text("utf-8"))
+        names = [canonicalize_name(name) for name in plan["names"]]
+        Journal(journal, plan["roots"], set(names)).roll_back()
+    except (ValueError, KeyError, TypeError, FileNotFoundError, zlib.error) as error:
+        raise OperationError(
+            f"an earlier change was cut off, and its journal {journal} cannot be read: {error}",
+            remedy="make the environment anew; or remove that folder, and run grpoenv install",
+        ) from error
     return [str(name) for name in names]
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread alone
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+
+
 def _roots(interpreter: Interpreter) -> list[str]:
-    return list(dict.fromkeys((interpreter.purelib, interpreter.platlib, interpreter.scripts)))
+    """Return the folders that wheels put files into."""
+    data = [str(Path(interpreter.data) / name) for name in ("share", "etc", "include")]
+    folders = (interpreter.purelib, interpreter.platlib, interpreter.scripts, *data)
+    return list(dict.fromkeys(folders))
 
 
 def _files(roots: list[str]) -> Iterator[str]:

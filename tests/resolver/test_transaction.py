@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -164,6 +165,53 @@ def test_a_journal_that_was_never_finished_changes_nothing(env: Env) -> None:
     assert recover(env.interpreter) == []
     assert env.picture() == before
     assert not draft.exists()
+
+
+def test_data_files_of_a_new_package_are_removed_again(env: Env) -> None:
+    (env.root / "share" / "man").mkdir(parents=True)
+    (env.root / "share" / "man" / "mine.1").write_text("by hand")
+    before = env.picture()
+    journal = env.open("old")
+    install_new(env)
+    (env.root / "share" / "man" / "new.1").write_text("of the new package")
+    journal.roll_back()
+    assert env.picture() == before
+
+
+def test_an_interrupt_does_not_stop_the_way_back(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = env.picture()
+    journal = env.open("old")
+    remove_old(env)
+    restore = journal._restore
+
+    def interrupted(saved: list[tuple[Path, Path]]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        restore(saved)
+
+    monkeypatch.setattr(journal, "_restore", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    journal.roll_back()
+    assert env.picture() == before
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize("file", ["plan.json", "saved.json", "before.z"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1]", None], ids=["empty", "cut", "wrong", "gone"]
+)
+def test_a_journal_that_cannot_be_read_says_what_to_do(
+    env: Env, file: str, content: bytes | None
+) -> None:
+    env.open("old")
+    before = env.picture()
+    path = state_folder(env.interpreter) / "journal" / file
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(OperationError, match=r"its journal .* cannot be read") as caught:
+        recover(env.interpreter)
+    assert "make the environment anew" in caught.value.remedy
+    assert env.picture() == before
 
 
 def test_saved_files_are_links_and_cost_no_space(env: Env) -> None:
