@@ -174,7 +174,7 @@ def train(
 def main(folder: Path, options: dict) -> None:
     """Train and print what was logged, by name of the figure."""
     rows = train(folder, **options)
-    print(json.dumps({key: [row.get(key) for row in rows] for key in rows[0]}))
+    print(json.dumps({key: [row.get(key, math.nan) for row in rows] for key in rows[0]}))
 
 
 if __name__ == "__main__":

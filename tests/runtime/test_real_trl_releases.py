@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from grpoenv.uv import run_uv
 
@@ -39,15 +40,20 @@ def uv(*words: str | Path) -> None:
 
 
 @pytest.fixture(scope="module", params=RELEASES)
-def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def release(request: pytest.FixtureRequest) -> Version:
+    return Version(request.param)
+
+
+@pytest.fixture(scope="module")
+def python(release: Version, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trl")
     uv("venv", "--quiet", "--python", sys.executable, folder / "venv")
     found = folder / "venv" / "bin" / "python"
     install = ["pip", "install", "--quiet", "--python", found]
     # One torch for all, that of the tests; trl's other needs are those of its time.
     uv(*install, "torch==2.13.0", TESTS.parent)
-    before = ["--exclude-newer", RELEASES[request.param]]
-    uv(*install, *before, f"trl=={request.param}", "peft", "transformers", "setuptools")
+    before = ["--exclude-newer", RELEASES[str(release)]]
+    uv(*install, *before, f"trl=={release}", "peft", "transformers", "setuptools")
     return found
 
 
@@ -79,20 +85,20 @@ def test_a_run_under_the_patch_logs_what_a_plain_run_logs(python: Path, tmp_path
     assert_same_run(python, tmp_path)
 
 
-def test_two_updates_of_a_batch_and_a_temperature_too(python: Path, tmp_path: Path) -> None:
-    assert_same_run(python, tmp_path, num_iterations=2, temperature=0.7)
+def test_two_updates_of_a_batch_and_a_temperature_too(
+    python: Path, tmp_path: Path, release: Version
+) -> None:
+    twice = {"num_iterations": 2} if release >= Version("0.16") else {}
+    assert_same_run(python, tmp_path, temperature=0.7, **twice)
 
 
 def test_a_softcapped_tied_head_too(python: Path, tmp_path: Path) -> None:
     assert_same_run(python, tmp_path, kind="gemma2")
 
 
-def test_an_adapter_on_the_head_too(python: Path, tmp_path: Path) -> None:
-    script = (
-        "import trl; from packaging.version import Version as V; print(V(trl.__version__).release)"
-    )
-    release = eval(subprocess.check_output([python, "-c", script], text=True).splitlines()[-1])
-    if release >= (1, 15):
-        assert run(python, tmp_path / "patched", patched=True, lora=["lm_head"])["kl"][0] > 0
+def test_an_adapter_on_the_head_too(python: Path, tmp_path: Path, release: Version) -> None:
+    if release >= Version("1.15"):  # trl itself refuses one
+        found = run(python, tmp_path / "patched", patched=True, lora=["lm_head"])
+        assert found["kl"][0] > 0
     else:
         assert_same_run(python, tmp_path, lora=["q_proj", "lm_head"])
