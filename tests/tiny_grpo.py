@@ -172,9 +172,10 @@ def train(
 
 
 def main(folder: Path, options: dict) -> None:
-    """Train and print what was logged, by name of the figure."""
+    """Train and print what was logged, by name of the figure; under torchrun, the first rank."""
     rows = train(folder, **options)
-    print(json.dumps({key: [row.get(key, math.nan) for row in rows] for key in rows[0]}))
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps({key: [row.get(key, math.nan) for row in rows] for key in rows[0]}))
 
 
 if __name__ == "__main__":

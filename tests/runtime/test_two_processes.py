@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +16,21 @@ from grpoenv_runtime.evaluation import high_entropy_mask
 pytest.importorskip("accelerate", reason="the processes are those of accelerate's DDP")
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
+TINY_GRPO = Path(__file__).parent.parent / "tiny_grpo.py"
+
+
+def torchrun(processes: int, *words: str | Path) -> str:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*launcher, f"--nproc-per-node={processes}", *words], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def losses(processes: int, folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     out = folder / f"{processes}.pt"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*torchrun, f"--nproc-per-node={processes}", SCRIPT, out], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    torchrun(processes, SCRIPT, out)
     return torch.load(out)
 
 
@@ -47,3 +54,23 @@ def test_a_quantile_over_processes_that_are_not_there_is_refused():
     mask = torch.ones(1, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match="num_processes is 2, but 1 take part"):
         high_entropy_mask(torch.zeros(1, 3), mask, 0.5, num_processes=2)
+
+
+def test_trl_in_two_processes_logs_the_same_under_the_patch(tmp_path):
+    pytest.importorskip("trl", reason="the processes run trl's trainer")
+    options = {"gradient_accumulation_steps": 2, "lora": ["q_proj"]}
+
+    def figures(patched: bool) -> dict[str, list[float]]:
+        out = torchrun(2, TINY_GRPO, tmp_path, json.dumps({**options, "patched": patched}))
+        return json.loads(out.strip().splitlines()[-1])
+
+    plain, patched = figures(patched=False), figures(patched=True)
+    assert plain["grad_norm"][0] > 0
+    assert list(plain) == list(patched)
+    for name, values in plain.items():
+        assert patched[name] == pytest.approx(values, rel=1e-4, abs=1e-4, nan_ok=True), name
+
+
+def test_a_fully_sharded_model_scores_and_trains_under_the_patch():
+    pytest.importorskip("trl", reason="the processes run trl's scoring method")
+    torchrun(2, Path(__file__).parent / "sharded_scores.py")
