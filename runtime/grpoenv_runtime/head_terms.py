@@ -6,7 +6,6 @@ Shape letters: ``N`` tokens, ``H`` hidden size, ``V`` vocabulary, ``r`` rank of 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -30,8 +29,7 @@ class HeadTerms(NamedTuple):
     bias: Tensor | None
 
 
-@dataclass(frozen=True)
-class LogitOptions:
+class LogitOptions(NamedTuple):
     """What a model does to its logits: ``f(x) = cap * tanh(scale * x / cap)``, without a cap ``scale * x``."""
 
     softcap: float | None

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -27,8 +26,7 @@ _CHECKED: WeakSet[nn.Module] = WeakSet()
 """Models whose logits were once found to be what their config says."""
 
 
-@dataclass(frozen=True)
-class HeadRequest:
+class HeadRequest(NamedTuple):
     """What is asked of the head.
 
     Attributes:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -37,8 +37,7 @@ class UnsupportedTrlError(RuntimeError):
     """The installed trl is not one that `patch_trl` was tested with; nothing was changed."""
 
 
-@dataclass(frozen=True)
-class _Seam:
+class _Seam(NamedTuple):
     """Where a range of trl releases scores tokens.
 
     Attributes:
