@@ -1,6 +1,6 @@
 """Three real GRPO steps of a tiny random model on the CPU.
 
-Needs no hub: a word-level tokenizer and a two-layer model of hidden size 32 are made in a folder.
+Needs no hub: a word-level tokenizer and a two-layer model of hidden size 32 are made on the spot.
 As a script, run by the interpreter under test: ``tiny_grpo.py FOLDER [OPTIONS]`` with the options of
 :func:`train` as JSON; prints one JSON object, the figures that trl logged at every step.
 """
@@ -63,8 +63,8 @@ KINDS = {
 }
 
 
-def make_model(folder: Path, kind: str = "qwen2") -> None:
-    """Save a tokenizer and a random model of ``kind`` into ``folder``."""
+def make_model(folder: Path, kind: str = "qwen2") -> object:
+    """Save a random model of ``kind`` into ``folder`` and return a tokenizer of its words."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -72,10 +72,6 @@ def make_model(folder: Path, kind: str = "qwen2") -> None:
     vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    )
-    fast.save_pretrained(folder)
     options = {
         "vocab_size": len(vocabulary),
         "hidden_size": 32,
@@ -94,6 +90,14 @@ def make_model(folder: Path, kind: str = "qwen2") -> None:
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind.split("-")[0], **options)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],
+    )
 
 
 def reward(completions: list[str], **_: object) -> list[float]:
@@ -120,7 +124,7 @@ def train(
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    make_model(folder / "model", kind)
+    tokenizer = make_model(folder / "model", kind)
     options = {
         "output_dir": str(folder / "out"),
         "per_device_train_batch_size": 4,
@@ -156,6 +160,7 @@ def train(
             model=str(folder / "model"),
             args=GRPOConfig(**options),
             reward_funcs=reward,
+            processing_class=tokenizer,
             train_dataset=Dataset.from_dict({"prompt": PROMPTS * 8}),
             **adapter,
         )
