@@ -9,7 +9,7 @@ from __future__ import annotations
 from grpoenv.checks import breaks, drift, driver, interrupted, record, registry, requirements
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
 
-__all__ = ["CHECKS", "Check", "Environment", "Finding", "Severity"]
+__all__ = ["CHECKS", "PLANNED_CHECKS", "Check", "Environment", "Finding", "Severity"]
 
 CHECKS: tuple[Check, ...] = (
     interrupted.CHECK,
@@ -21,3 +21,11 @@ CHECKS: tuple[Check, ...] = (
     driver.CHECK,
 )
 """All checks, those that name the most precise culprit first."""
+
+PLANNED_CHECKS: tuple[Check, ...] = (
+    breaks.CHECK,
+    registry.CHECK,
+    requirements.CHECK,
+    driver.CHECK,
+)
+"""Those that hold for an environment that does not exist yet: they need no installed file."""

@@ -14,11 +14,13 @@ from pathlib import Path
 from packaging.utils import NormalizedName
 
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
+from grpoenv.linker.sources import SourceTree
 
 __all__ = ["CHECK", "KeyUse", "defined_keys", "used_keys"]
 
 REGISTRY = "RL_REPLACEMENTS"
 _UNSLOTH, _ZOO = NormalizedName("unsloth"), NormalizedName("unsloth-zoo")
+_DEFINITIONS = "unsloth_zoo/rl_replacements.py"
 
 
 @dataclass(frozen=True)
@@ -97,19 +99,21 @@ def _literal_keys(node: ast.AST) -> set[str]:
 
 
 def _run(environment: Environment) -> Iterator[Finding]:
-    if _UNSLOTH not in environment.installed or _ZOO not in environment.installed:
+    trees = environment.trees
+    if _UNSLOTH not in trees or _ZOO not in trees:
         return
-    zoo_file = environment.installed[_ZOO].info.parent / "unsloth_zoo" / "rl_replacements.py"
+    zoo = trees[_ZOO]
     both = f"{environment.label(_UNSLOTH)} with {environment.label(_ZOO)}"
     try:
-        defined = defined_keys(zoo_file.read_text("utf-8"))
-        uses = [use for path in _readers(environment) for use in _uses_in(path)]
-    except (OSError, SyntaxError, ValueError, RecursionError) as error:
+        defined = defined_keys(zoo.read(_DEFINITIONS).decode("utf-8"))
+        uses = [use for path in trees[_UNSLOTH].paths() for use in _uses_in(trees[_UNSLOTH], path)]
+        zoo_file = zoo.locate(_DEFINITIONS)
+    except (KeyError, OSError, SyntaxError, ValueError, RecursionError) as error:
         yield Finding(
             Severity.UNDETERMINED,
             both,
             f"the registry {REGISTRY} cannot be read: {error}",
-            str(zoo_file),
+            _DEFINITIONS,
         )
         return
     for use in {use.key: use for use in reversed(uses) if use.key not in defined}.values():
@@ -123,16 +127,16 @@ def _run(environment: Environment) -> Iterator[Finding]:
         )
 
 
-def _readers(environment: Environment) -> list[Path]:
-    files = environment.installed[_UNSLOTH].recorded_files() or []
-    return [Path(path) for path, _ in files if path.endswith(".py") and Path(path).is_file()]
-
-
-def _uses_in(path: Path) -> list[KeyUse]:
-    raw = path.read_bytes()
+def _uses_in(tree: SourceTree, path: str) -> list[KeyUse]:
+    if not path.endswith(".py"):
+        return []
+    try:
+        raw = tree.read(path)
+    except FileNotFoundError:  # recorded and gone: the check of the files tells
+        return []
     if REGISTRY.encode() not in raw:
         return []
-    return used_keys(raw.decode("utf-8"), path)
+    return used_keys(raw.decode("utf-8"), Path(tree.locate(path)))
 
 
 CHECK = Check("registry", f"every key of {REGISTRY} that unsloth takes is defined", _run)
