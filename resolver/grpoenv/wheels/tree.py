@@ -133,6 +133,7 @@ class WheelTree:
             tail = self._client.tail(wheel.url, _TAIL_BYTES, None)
             file = RangeFile(tail.total, self._span)
             file.add(tail)
+            self._store.load(wheel.sha256, file)
             return file
         file = RangeFile(wheel.size, self._span)
         if self._store.load(wheel.sha256, file):
