@@ -139,7 +139,7 @@ def _no_solution(messages: str) -> NoSolution:
         )
     if "No solution found" in messages:
         return NoSolution(messages.removeprefix("error: ").strip())
-    if re.search(r"Couldn't parse|invalid value|File not found|Unsupported", messages):
+    if re.search(r"Couldn't parse|invalid value|File not found", messages):
         raise InputError(f"uv does not understand the requirements:\n{messages}")
     cause, remedy = explain_failure(messages)
     raise UndeterminedError(f"{cause}:\n{messages}", remedy=remedy)

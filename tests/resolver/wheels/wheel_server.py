@@ -33,6 +33,13 @@ class Request(BaseHTTPRequestHandler):
         elif not any(fault(self) for fault in self.owner.faults):
             self.send_range()
 
+    def do_HEAD(self) -> None:
+        """uv asks this way first; nobody else does."""
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.send_header("Accept-Ranges", "bytes")
+        self.end_headers()
+
     def send_page(self, project: str) -> None:
         rows = [
             {
