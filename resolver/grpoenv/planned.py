@@ -19,6 +19,7 @@ from packaging.version import Version
 
 from grpoenv.checks import Environment, Finding, Severity
 from grpoenv.checks.interface import MANAGED
+from grpoenv.checks.linkage import LINKED
 from grpoenv.distributions import Distribution
 from grpoenv.errors import UndeterminedError
 from grpoenv.matrix import Matrix
@@ -43,12 +44,21 @@ _TORCH = NormalizedName("torch")
 
 @dataclass(frozen=True)
 class PlannedDistribution(Distribution):
-    """A distribution that is not installed; ``info`` is where its ``.dist-info`` is in its wheel."""
+    """A distribution that is not installed; ``info`` is its ``wheel``'s name, which is no path.
+
+    ``wheel`` is None for a package of an image that is not looked into.
+    """
 
     declared: tuple[str, ...] = ()
+    wheel: WheelFile | None = None
 
     def recorded_files(self) -> None:
         """Return None: nothing of it is installed."""
+
+    def fingerprint(self) -> bytes:
+        """Return what changes with the wheel: all that the index says of it, its hash included."""
+        path = self.wheel.path if self.wheel else None
+        return f"{self.wheel} {path.stat().st_mtime_ns if path else ''}".encode()
 
     def requires(self) -> list[str]:
         """Return the texts of ``Requires-Dist``."""
@@ -123,7 +133,7 @@ def planned_environment(
     }
     findings = [_unreadable(packages.wheels[name], error) for name, error in errors.items()]
     try:
-        fetch_sources(tree for name, tree in trees.items() if name in MANAGED)
+        fetch_sources(tree for name, tree in trees.items() if name in LINKED)
     except WheelError as error:
         findings.append(
             Finding(Severity.UNDETERMINED, "wheels", error.message, "the index", _CHECK)
@@ -169,7 +179,7 @@ def _distribution(
         return PlannedDistribution(name, version, Path(f"{name}-{version}.dist-info"))
     own_build = packages.keeps(name) and version.local is not None
     declared = tuple(_declared(tree.metadata(), probe, known, own_build=own_build))
-    return PlannedDistribution(name, version, Path(tree.wheel.filename), declared)
+    return PlannedDistribution(name, version, Path(tree.wheel.filename), declared, tree.wheel)
 
 
 def _declared(

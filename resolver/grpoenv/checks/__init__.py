@@ -6,7 +6,7 @@ reports as undetermined, with the reason: it never passes by default.
 
 from __future__ import annotations
 
-from grpoenv.checks import breaks, drift, driver, interrupted, record, registry, requirements
+from grpoenv.checks import breaks, drift, driver, interrupted, linkage, record, requirements
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
 
 __all__ = ["CHECKS", "PLANNED_CHECKS", "Check", "Environment", "Finding", "Severity"]
@@ -14,7 +14,7 @@ __all__ = ["CHECKS", "PLANNED_CHECKS", "Check", "Environment", "Finding", "Sever
 CHECKS: tuple[Check, ...] = (
     interrupted.CHECK,
     breaks.CHECK,
-    registry.CHECK,
+    linkage.CHECK,
     record.CHECK,
     requirements.CHECK,
     drift.CHECK,
@@ -24,7 +24,7 @@ CHECKS: tuple[Check, ...] = (
 
 PLANNED_CHECKS: tuple[Check, ...] = (
     breaks.CHECK,
-    registry.CHECK,
+    linkage.CHECK,
     requirements.CHECK,
     driver.CHECK,
 )

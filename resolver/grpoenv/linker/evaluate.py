@@ -36,6 +36,7 @@ __all__ = ["Evaluator", "Frame"]
 _MAX_DEPTH = 60
 _AVAILABLE = re.compile(r"^_?is_(\w+?)_(?:available|installed)$")
 _VERSION_TEST = re.compile(r"^is_(\w+?)_(?:version|greater_or_equal|less_or_equal)(?:_than)?$")
+_GENERATION = re.compile(r"_v?\d+$")
 _DEVICE = re.compile(r"^DEVICE_TYPE(?:_TORCH)?$")
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
@@ -148,9 +149,7 @@ class Evaluator:
             return _version_part(value.value, name)
         return UNKNOWN
 
-    def module_attribute(
-        self, module: ModuleRef, name: str, node: ast.AST, frame: Frame
-    ) -> Value:
+    def module_attribute(self, module: ModuleRef, name: str, node: ast.AST, frame: Frame) -> Value:
         """Return an attribute of a module."""
         if self.world.tree_of(module.name) is None:
             return self._external(f"{module.name}.{name}")
@@ -178,7 +177,7 @@ class Evaluator:
             return Function(owner.module, owner.node, owner.owner, bound)
         return UNKNOWN
 
-    def find_member(self, cls: Class, name: str, depth: int = 0) -> Function | None | Unknown:
+    def find_member(self, cls: Class, name: str, depth: int = 0) -> Function | Unknown | None:
         """Return the method ``name``; None where the class and all its bases have none."""
         if depth > 20:
             return UNKNOWN
@@ -232,12 +231,17 @@ class Evaluator:
         return UNKNOWN
 
     def eval_Call(self, node: ast.Call, frame: Frame) -> Value:
-        callee = self.eval(node.func, frame)
+        holder: Value = UNKNOWN
+        if isinstance(node.func, ast.Attribute):
+            holder = self.eval(node.func.value, frame)
+            callee = self.attribute(holder, node.func.attr, node.func, frame)
+        else:
+            callee = self.eval(node.func, frame)
         arguments = [self.eval(argument, frame) for argument in node.args]
         for keyword in node.keywords:
             self.eval(keyword.value, frame)
         if isinstance(node.func, ast.Attribute):
-            made = self._text_method(node.func, arguments, frame)
+            made = _text_method(holder, node.func.attr, arguments)
             if made is not None:
                 return made
         known = self._known_call(node, callee, arguments)
@@ -305,25 +309,7 @@ class Evaluator:
         }
         return known.get(path, ModuleRef(path))
 
-    def _text_method(
-        self, function: ast.Attribute, arguments: list[Value], frame: Frame
-    ) -> Value | None:
-        """Return what a text method gives, where the text is a constant or a copied source."""
-        value = self.world.evaluator.eval(function.value, frame)
-        if isinstance(value, Source) and function.attr in ("replace", "strip", "rstrip"):
-            return value
-        if isinstance(value, Const) and isinstance(value.value, str):
-            texts = [a.value for a in arguments if isinstance(a, Const)]
-            if function.attr in ("startswith", "endswith") and len(texts) == 1:
-                return Const(bool(getattr(value.value, function.attr)(str(texts[0]))))
-            if function.attr in ("lower", "upper", "strip") and not arguments:
-                return Const(str(getattr(value.value, function.attr)()))
-            return next((a for a in arguments if isinstance(a, Source)), UNKNOWN)
-        return None
-
-    def _known_call(
-        self, node: ast.Call, callee: Value, arguments: list[Value]
-    ) -> Value | None:
+    def _known_call(self, node: ast.Call, callee: Value, arguments: list[Value]) -> Value | None:
         """Return what one of the few functions gives whose answer the world knows."""
         name = callee.name if isinstance(callee, ModuleRef) else _function_name(callee, node)
         texts = [a.value for a in arguments if isinstance(a, Const) and isinstance(a.value, str)]
@@ -371,6 +357,7 @@ class Evaluator:
         canonical: NormalizedName = canonicalize_name(name)
         if canonical in self.world.trees:
             return Const(True)
+        canonical = canonicalize_name(_GENERATION.sub("", name))  # as in is_flash_attn_2_available
         return Const(False) if canonical in self.world.absent else None
 
     def _has(self, value: Value, name: str) -> Value:
@@ -388,6 +375,20 @@ class Evaluator:
                 return arguments[2] if len(arguments) > 2 else UNKNOWN
             return found
         return UNKNOWN
+
+
+def _text_method(holder: Value, method: str, arguments: list[Value]) -> Value | None:
+    """Return what a text method gives, where the text is a constant or a copied source."""
+    if isinstance(holder, Source) and method in ("replace", "strip", "rstrip"):
+        return holder
+    if isinstance(holder, Const) and isinstance(holder.value, str):
+        texts = [a.value for a in arguments if isinstance(a, Const)]
+        if method in ("startswith", "endswith") and len(texts) == 1:
+            return Const(bool(getattr(holder.value, method)(str(texts[0]))))
+        if method in ("lower", "upper", "strip") and not arguments:
+            return Const(str(getattr(holder.value, method)()))
+        return next((a for a in arguments if isinstance(a, Source)), UNKNOWN)
+    return None
 
 
 def truth_of(value: Value) -> bool | None:

@@ -31,6 +31,7 @@ from grpoenv.linker.values import (
     Const,
     Function,
     Instance,
+    Listing,
     ModuleRef,
     Registry,
     Result,
@@ -88,13 +89,20 @@ class Interpreter(Evaluator):
         self.faults = faults
         self.phase = Phase.IMPORT
         self.sure = True
+        self.start = ""
         self._guards: list[_Guard] = []
         self._imported: dict[str, list[tuple[bool, frozenset[str] | None]]] = {}
         self._called: dict[ast.AST, list[tuple[bool, frozenset[str] | None]]] = {}
         self._calls = 0
+        self.elements: dict[tuple[str, str], list[Value]] = {}
         self.appended: dict[tuple[str, str, str], list[tuple[Value, ast.expr, Module]]] = {}
 
     # ------------------------------------------------------------------ modules
+
+    def begin(self, module: str) -> None:
+        """Follow a user's first import of a module."""
+        self.start = module
+        self.import_module(module)
 
     def import_module(self, name: str) -> None:
         """Follow the import of a module and of the packages above it."""
@@ -145,7 +153,9 @@ class Interpreter(Evaluator):
     def fault(self, exception: str, need: Need, reason: str, provider: str) -> None:
         """Note that ``need`` is not met; unwinds to the ``try`` that catches it, if any."""
         caught = any(self._catches(guard.kept, exception) for guard in self._guards)
-        self.faults.add(Fault(need, exception, reason, provider, self.phase, self.sure, caught))
+        self.faults.add(
+            Fault(need, exception, reason, provider, self.phase, self.sure, caught, self.start)
+        )
         if caught:
             raise _Thrown(exception)
 
@@ -221,6 +231,8 @@ class Interpreter(Evaluator):
         there = self.world.has_module(name)
         if there is False and name not in self.world.open_modules:
             tree = self.world.tree_of(name)
+            if tree is None and not self.sure:
+                return
             reason = f"there is no module {name}" if tree else f"{name} is not installed"
             missing = name
             while tree and "." in missing and not self.world.has_module(missing.rpartition(".")[0]):
@@ -336,8 +348,11 @@ class Interpreter(Evaluator):
 
     def _assign(self, target: ast.expr, value: Value, source: ast.expr, frame: Frame) -> None:
         if isinstance(target, ast.Name):
-            if frame.names is not None and _is_top(frame) and _is_dictionary(source):
-                value = Registry(frame.module, target.id)
+            if frame.names is not None and _is_top(frame):
+                if _is_dictionary(source):
+                    value = Registry(frame.module, target.id)
+                elif isinstance(source, ast.List):
+                    value = Listing(frame.module, target.id)
             self._bind(target.id, value, frame)
         elif isinstance(target, (ast.Tuple, ast.List)):
             self._unpack(target, value, source, frame)
@@ -404,7 +419,11 @@ class Interpreter(Evaluator):
         return _joined(flows)
 
     def do_For(self, node: ast.For | ast.AsyncFor, frame: Frame) -> _Flow:
-        self.eval(node.iter, frame)
+        value = self.eval(node.iter, frame)
+        if isinstance(value, Listing) and isinstance(node.target, ast.Name):
+            for element in self.elements.get((value.module.name, value.name), []):
+                self._bind(node.target.id, element, frame)
+                self._loop(node.body, [], frame, sure=True)
         self._assign(node.target, UNKNOWN, node.iter, frame)
         filled = isinstance(node.iter, (ast.Tuple, ast.List)) and bool(node.iter.elts)
         return self._loop(node.body, node.orelse, frame, sure=filled)
@@ -446,6 +465,11 @@ class Interpreter(Evaluator):
         name = _exception_name(node)
         if name and any(self._catches(guard.kept, name) for guard in self._guards):
             raise _Thrown(name)
+        if name and self.sure and self.phase is Phase.IMPORT:
+            tree = frame.module.tree
+            need = Need("refusal", frame.module.name, "", frame.module, node.lineno)
+            reason = f"{tree.name} {tree.version} refuses what it finds here"
+            self.fault(name, need, reason, tree.name)
         return _Flow.RAISED
 
     def do_With(self, node: ast.With | ast.AsyncWith, frame: Frame) -> _Flow:
@@ -591,17 +615,20 @@ class Interpreter(Evaluator):
             self.fault("AttributeError", need, reason, tree.name)
         return UNKNOWN
 
-    def module_attribute(
-        self, module: ModuleRef, name: str, node: ast.AST, frame: Frame
-    ) -> Value:
+    def module_attribute(self, module: ModuleRef, name: str, node: ast.AST, frame: Frame) -> Value:
         if (target := self.world.lazy_target(module.name, name)) is not None:
             self.import_module(target)
         return super().module_attribute(module, name, node, frame)
 
     def missing_item(self, registry: Registry, key: str, node: ast.AST, frame: Frame) -> Value:
         if isinstance(getattr(node, "ctx", None), ast.Load):
-            need = Need("key", registry.module.name, f"{registry.name}[{key!r}]", frame.module,
-                        getattr(node, "lineno", 0))
+            need = Need(
+                "key",
+                registry.module.name,
+                f"{registry.name}[{key!r}]",
+                frame.module,
+                getattr(node, "lineno", 0),
+            )
             reason = f"{registry.module.where()} does not define it"
             self.fault("KeyError", need, reason, registry.module.tree.name)
         return UNKNOWN
@@ -629,6 +656,11 @@ class Interpreter(Evaluator):
         """Note ``LISTS["key"].append(value)``: unsloth keeps what goes into trainers that way."""
         assert isinstance(node.func, ast.Attribute)
         holder = node.func.value
+        if isinstance(holder, ast.Name):
+            listing = self.name(holder.id, frame)
+            if isinstance(listing, Listing):
+                value = self.world.evaluator.eval(node.args[0], frame)
+                self.elements.setdefault((listing.module.name, listing.name), []).append(value)
         if isinstance(holder, ast.Subscript) and isinstance(holder.value, ast.Name):
             if isinstance(holder.slice, ast.Constant) and isinstance(holder.slice.value, str):
                 value = self.world.evaluator.eval(node.args[0], frame)

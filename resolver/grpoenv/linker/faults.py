@@ -11,6 +11,18 @@ from grpoenv.linker.values import Unknown, Value
 __all__ = ["Fault", "Faults", "Need", "Phase"]
 
 
+_VERBS = {
+    "module": "imports",
+    "name": "imports",
+    "attribute": "uses",
+    "key": "reads",
+    "call": "calls",
+    "result": "unpacks",
+    "refusal": "decides on",
+    "copied": "copies",
+}
+
+
 class Phase(str, Enum):
     """When a need is reached."""
 
@@ -30,6 +42,16 @@ class Need:
     line: int
 
     @property
+    def where(self) -> str:
+        """File and line of the place that takes it."""
+        return f"{self.consumer.where()}:{self.line}"
+
+    @property
+    def verb(self) -> str:
+        """What the place does with it."""
+        return _VERBS[self.kind]
+
+    @property
     def what(self) -> str:
         """The need as it reads in a message."""
         return f"{self.module}.{self.name}" if self.name else self.module
@@ -40,7 +62,7 @@ class Fault:
     """A need that is certainly not met.
 
     ``sure`` tells that its place is certainly reached, ``caught`` that a ``try`` is prepared for it.
-    ``provider`` is the package that would have to provide it.
+    ``provider`` is the package that would have to provide it, ``start`` the import that leads there.
     """
 
     need: Need
@@ -50,6 +72,7 @@ class Fault:
     phase: Phase
     sure: bool
     caught: bool
+    start: str = ""
 
 
 class Faults:

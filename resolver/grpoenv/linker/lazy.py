@@ -27,7 +27,7 @@ def is_lazy(module: Module) -> bool:
 def lazy_names(module: Module) -> dict[str, str]:
     """Return each name that the module's own structure lists, with the module that defines it."""
     found: dict[str, str] = {}
-    for statement, _ in module.statements():
+    for statement, _ in module.statements:
         for submodule, name in _listed(statement):
             found.setdefault(name, f"{module.name}.{submodule}")
     return found
@@ -44,9 +44,7 @@ def scanned_folders(module: Module) -> list[str]:
 
 def gathered_names(raw: bytes) -> set[str]:
     """Return what a scanned source exports: its ``__all__`` and what it decorates as exported."""
-    names = {
-        name.decode() for block in _ALL.finditer(raw) for name in _NAME.findall(block[1])
-    }
+    names = {name.decode() for block in _ALL.finditer(raw) for name in _NAME.findall(block[1])}
     if b"@requires(" in raw or b"@export(" in raw:
         names |= {name.decode() for name in _DECORATED.findall(raw)}
     return names

@@ -58,8 +58,9 @@ class Module:
     def bindings(self) -> dict[str, list[Binding]]:
         """Every name that a statement of the top level binds, in order; stars under ``"*"``."""
         found: dict[str, list[Binding]] = {}
-        for name, binding in _bindings(self.body, (), self):
-            found.setdefault(name, []).append(binding)
+        for statement, tests in self.statements:
+            for name, binding in _bound_by(statement, tests, self):
+                found.setdefault(name, []).append(binding)
         return found
 
     @cached_property
@@ -84,9 +85,10 @@ class Module:
         base = parts[: max(keep, 0)]
         return ".".join([*base, module] if module else base)
 
-    def statements(self) -> Iterator[tuple[ast.stmt, tuple[Test, ...]]]:
-        """Yield every statement that the top level may run, with what it stands under."""
-        return _statements(self.body, ())
+    @cached_property
+    def statements(self) -> list[tuple[ast.stmt, tuple[Test, ...]]]:
+        """Every statement that the top level may run, with what it stands under."""
+        return list(_statements(self.body, ()))
 
     def where(self, node: ast.AST | None = None) -> str:
         """Return file and line."""
@@ -96,7 +98,7 @@ class Module:
     @cached_property
     def dynamic(self) -> str:
         """Why names may be bound that no statement shows, empty where none may."""
-        for statement, _ in self.statements():
+        for statement, _ in self.statements:
             if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 continue
             for node in _own_expressions(statement):
@@ -105,7 +107,9 @@ class Module:
                         if node.func.id != "exec" and "__file__" in ast.dump(statement):
                             continue
                         return f"{self.where(node)} calls {node.func.id}()"
-        for match in re.finditer(r"globals\(\)\s*(\[[^\]]*\]\s*=[^=]|\.update\(|\.setdefault\()", self.text):
+        for match in re.finditer(
+            r"globals\(\)\s*(\[[^\]]*\]\s*=[^=]|\.update\(|\.setdefault\()", self.text
+        ):
             line = self.text.count("\n", 0, match.start()) + 1
             return f"{self.tree.locate(self.path)}:{line} writes globals()"
         return ""
@@ -115,8 +119,10 @@ class Module:
         word = re.escape(name)
         if re.search(rf"^\s+global\b[^\n]*\b{word}\b", self.text, re.MULTILINE):
             return True
-        return "globals()" in self.text and "exec(" in self.text and bool(
-            re.search(rf"\b{word}\b", self.text)
+        return (
+            "globals()" in self.text
+            and "exec(" in self.text
+            and bool(re.search(rf"\b{word}\b", self.text))
         )
 
 
@@ -201,13 +207,6 @@ def _statements(
             yield from _statements(inner, inner_tests)
 
 
-def _bindings(
-    body: Sequence[ast.stmt], tests: tuple[Test, ...], module: Module
-) -> Iterator[tuple[str, Binding]]:
-    for statement, under in _statements(body, tests):
-        yield from _bound_by(statement, under, module)
-
-
 def _bound_by(
     statement: ast.stmt, tests: tuple[Test, ...], module: Module
 ) -> Iterator[tuple[str, Binding]]:
@@ -233,9 +232,7 @@ def _bound_by(
         yield from _assigned_by(statement, tests)
 
 
-def _assigned_by(
-    statement: ast.stmt, tests: tuple[Test, ...]
-) -> Iterator[tuple[str, Binding]]:
+def _assigned_by(statement: ast.stmt, tests: tuple[Test, ...]) -> Iterator[tuple[str, Binding]]:
     if isinstance(statement, ast.Assign):
         for target in statement.targets:
             for name in _names(target):

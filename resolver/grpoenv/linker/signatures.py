@@ -151,7 +151,5 @@ def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
     while queue:
         child = queue.pop()
         yield child
-        if not isinstance(
-            child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
-        ):
+        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
             queue += ast.iter_child_nodes(child)

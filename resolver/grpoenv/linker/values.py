@@ -17,6 +17,7 @@ __all__ = [
     "Const",
     "Function",
     "Instance",
+    "Listing",
     "ModuleRef",
     "Registry",
     "Result",
@@ -87,6 +88,14 @@ class Registry:
     name: str
 
 
+@dataclass(frozen=True)
+class Listing:
+    """A list at the top level of a module."""
+
+    module: Module = field(repr=False)
+    name: str
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """The source text of a function or class, as ``inspect.getsource`` gives it."""
@@ -103,7 +112,7 @@ class Result:
 
 
 Value = (
-    Unknown | ModuleRef | Const | Function | Class | Instance | Registry | Source | Result
+    Unknown | ModuleRef | Const | Function | Class | Instance | Registry | Listing | Source | Result
 )
 UNKNOWN = Unknown()
 ABSENT = Absent()

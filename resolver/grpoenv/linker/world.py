@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
@@ -20,6 +20,7 @@ from grpoenv.linker.values import (
     Class,
     Const,
     Function,
+    Listing,
     ModuleRef,
     Registry,
     Unknown,
@@ -42,6 +43,20 @@ class Platform:
     os_name: str = "posix"
     machine: str = "x86_64"
     device: str = "cuda"
+
+    @classmethod
+    def named(cls, python: str, system: str, machine: str) -> Platform:
+        """Return the platform of a Python version (``"3.11.7"``) on a system (``"Linux"``)."""
+        release = (*Version(python).release, 0, 0)[:3]
+        return cls(
+            python=(release[0], release[1], release[2]),
+            sys_platform={"Linux": "linux", "Darwin": "darwin", "Windows": "win32"}.get(
+                system, system.lower()
+            ),
+            system=system,
+            os_name="nt" if system == "Windows" else "posix",
+            machine=machine,
+        )
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,7 @@ class World:
         self._lazy: dict[str, dict[str, str] | None] = {}
         self._resolving: set[tuple[str, str]] = set()
         self._lookups: dict[tuple[str, str], Value | Absent] = {}
+        self._items: dict[tuple[str, str], dict[str, ast.expr] | Unknown] = {}
         for tree in self.trees.values():
             self._index(tree)
 
@@ -168,6 +184,8 @@ class World:
             assert isinstance(binding.node, ast.expr)
             if _is_dictionary(binding.node):
                 return Registry(module, name)
+            if isinstance(binding.node, ast.List):
+                return Listing(module, name)
             return self.evaluator.eval(binding.node, Frame(module))
         return UNKNOWN
 
@@ -176,11 +194,19 @@ class World:
 
         Unknown, with the reason, where other keys may be there too.
         """
-        module, found = registry.module, {}
-        for statement, tests in module.statements():
-            if self.active(tests, module) is False:
-                continue
+        key = (registry.module.name, registry.name)
+        if key not in self._items:
+            self._items[key] = UNKNOWN
+            self._items[key] = self._constant_items(registry)
+        return self._items[key]
+
+    def _constant_items(self, registry: Registry) -> dict[str, ast.expr] | Unknown:
+        module = registry.module
+        found: dict[str, ast.expr] = {}
+        for statement, tests in module.statements:
             given = _given(statement, registry.name)
+            if given == {} or self.active(tests, module) is False:
+                continue
             if given is None:
                 return Unknown(f"{module.where(statement)} gives it keys that are no constants")
             found.update(given)
