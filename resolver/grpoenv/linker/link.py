@@ -44,7 +44,7 @@ _STARTS = (
 )
 """What a GRPO program imports, by the package that has it."""
 
-_DEPTH = 20_000
+_DEPTH = 5_000
 
 
 @dataclass(frozen=True)
