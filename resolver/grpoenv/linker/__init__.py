@@ -1,4 +1,4 @@
-"""Static linking of Python packages: does what one takes from another exist there?
+"""Static linking of Python packages: what one takes from another has to exist there.
 
 Nothing is imported: sources are parsed and followed as Python would follow them. `link` says what
 is certainly broken; what cannot be told is counted, never guessed.

@@ -61,7 +61,7 @@ class Frame:
     """Where names are looked up: a module's top level, or a function or class inside one.
 
     ``local`` are the names that the function binds itself; what is not in ``names`` of them is
-    unknown.
+    unknown. ``missing`` are names that a copied source left behind, with the module it is from.
     """
 
     module: Module
@@ -70,7 +70,7 @@ class Frame:
     parent: Frame | None = None
     depth: int = 0
     is_class: bool = False
-    extra: dict[str, Value] = field(default_factory=dict)
+    missing: dict[str, Module] = field(default_factory=dict)
 
 
 class Evaluator:
@@ -90,8 +90,8 @@ class Evaluator:
             return Unknown("too deeply nested")
         self._depth += 1
         try:
-            method = getattr(self, f"eval_{type(node).__name__}", None)
-            return self.eval_other(node, frame) if method is None else method(node, frame)  # type: ignore[no-any-return]
+            method = getattr(self, f"_eval_{type(node).__name__}", None)
+            return self.eval_other(node, frame) if method is None else method(node, frame)
         finally:
             self._depth -= 1
 
@@ -99,17 +99,17 @@ class Evaluator:
         """Evaluate an expression of which nothing can be known."""
         return UNKNOWN
 
-    def eval_Constant(self, node: ast.Constant, frame: Frame) -> Value:
+    def _eval_Constant(self, node: ast.Constant, frame: Frame) -> Value:
         if isinstance(node.value, (str, int, float, bool, type(None))):
             return Const(node.value)
         return UNKNOWN
 
-    def eval_Tuple(self, node: ast.Tuple, frame: Frame) -> Value:
+    def _eval_Tuple(self, node: ast.Tuple, frame: Frame) -> Value:
         values = [self.eval(element, frame) for element in node.elts]
         numbers = [v.value for v in values if isinstance(v, Const) and isinstance(v.value, int)]
         return Const(tuple(numbers)) if len(numbers) == len(values) else UNKNOWN
 
-    def eval_Name(self, node: ast.Name, frame: Frame) -> Value:
+    def _eval_Name(self, node: ast.Name, frame: Frame) -> Value:
         return self.name(node.id, frame)
 
     def name(self, name: str, frame: Frame) -> Value:
@@ -122,8 +122,8 @@ class Evaluator:
                     return scope.names[name]
                 if name in scope.local:
                     return UNKNOWN
-            if name in scope.extra:
-                return scope.extra[name]
+            if name in scope.missing:
+                return self.missing_name(name, scope.missing[name], frame)
             scope, innermost = scope.parent, False
         found = self.world.lookup(frame.module.name, name)
         if not isinstance(found, Absent) and not isinstance(found, Unknown):
@@ -136,29 +136,36 @@ class Evaluator:
             return ModuleRef(f"builtins.{name}")
         return found if isinstance(found, Unknown) else UNKNOWN
 
-    def eval_Attribute(self, node: ast.Attribute, frame: Frame) -> Value:
+    def missing_name(self, name: str, left_in: Module, frame: Frame) -> Value:
+        """Return what stands for a name that a copied source left behind."""
+        return UNKNOWN
+
+    def _eval_Attribute(self, node: ast.Attribute, frame: Frame) -> Value:
         return self.attribute(self.eval(node.value, frame), node.attr, node, frame)
 
     def attribute(self, value: Value, name: str, node: ast.AST, frame: Frame) -> Value:
         """Return an attribute of a value."""
         if isinstance(value, ModuleRef):
-            return self.module_attribute(value, name, node, frame)
+            return self._module_attribute(value, name, node, frame)
+        if isinstance(value, Source):
+            value = value.of
         if isinstance(value, (Class, Instance)):
-            return self.member(value, name)
+            # what torch.autograd.Function calls with one argument of its own before the others
+            return self.member(value, "forward" if name == "apply" else name)
         if isinstance(value, Const) and isinstance(value.value, Version):
             return _version_part(value.value, name)
         return UNKNOWN
 
-    def module_attribute(self, module: ModuleRef, name: str, node: ast.AST, frame: Frame) -> Value:
+    def _module_attribute(self, module: ModuleRef, name: str, node: ast.AST, frame: Frame) -> Value:
         """Return an attribute of a module."""
         if self.world.tree_of(module.name) is None:
             return self._external(f"{module.name}.{name}")
         found = self.world.lookup(module.name, name)
         if isinstance(found, Absent):
-            return self.missing_attribute(module, name, found, node, frame)
+            return self._missing_attribute(module, name, found, node, frame)
         return found
 
-    def missing_attribute(
+    def _missing_attribute(
         self, module: ModuleRef, name: str, absent: Absent, node: ast.AST, frame: Frame
     ) -> Value:
         """Return what stands for an attribute that is not there."""
@@ -172,6 +179,7 @@ class Evaluator:
             static = any(_decorator_name(d) == "staticmethod" for d in owner.node.decorator_list)
             by_class = any(_decorator_name(d) == "classmethod" for d in owner.node.decorator_list)
             bound = not static and (isinstance(value, Instance) or by_class)
+            bound = bound or name == "forward"
             if any(_decorator_name(d) in ("property", "setter") for d in owner.node.decorator_list):
                 return UNKNOWN
             return Function(owner.module, owner.node, owner.owner, bound)
@@ -201,11 +209,11 @@ class Evaluator:
                 return found
         return None
 
-    def eval_Subscript(self, node: ast.Subscript, frame: Frame) -> Value:
+    def _eval_Subscript(self, node: ast.Subscript, frame: Frame) -> Value:
         value = self.eval(node.value, frame)
         index = self.eval(node.slice, frame)
         if isinstance(value, Registry) and isinstance(index, Const):
-            return self.item(value, str(index.value), node, frame)
+            return self._item(value, str(index.value), node, frame)
         if isinstance(value, Const) and isinstance(value.value, tuple):
             if isinstance(index, Const) and isinstance(index.value, int):
                 if -len(value.value) <= index.value < len(value.value):
@@ -216,21 +224,21 @@ class Evaluator:
                     return Const(value.value[: upper.value])
         return UNKNOWN
 
-    def item(self, registry: Registry, key: str, node: ast.AST, frame: Frame) -> Value:
+    def _item(self, registry: Registry, key: str, node: ast.AST, frame: Frame) -> Value:
         """Return what a registry holds under a key."""
         items = self.world.items(registry)
         if isinstance(items, Unknown):
             return items
         if key not in items:
-            return self.missing_item(registry, key, node, frame)
+            return self._missing_item(registry, key, node, frame)
         value = self.world.evaluator.eval(items[key], Frame(registry.module))
         return Source(value.of, key) if isinstance(value, Source) else value
 
-    def missing_item(self, registry: Registry, key: str, node: ast.AST, frame: Frame) -> Value:
+    def _missing_item(self, registry: Registry, key: str, node: ast.AST, frame: Frame) -> Value:
         """Return what stands for a key that is not there."""
         return UNKNOWN
 
-    def eval_Call(self, node: ast.Call, frame: Frame) -> Value:
+    def _eval_Call(self, node: ast.Call, frame: Frame) -> Value:
         holder: Value = UNKNOWN
         if isinstance(node.func, ast.Attribute):
             holder = self.eval(node.func.value, frame)
@@ -251,7 +259,7 @@ class Evaluator:
         """Return what a call gives of which only the callee is known."""
         return Instance(callee) if isinstance(callee, Class) else UNKNOWN
 
-    def eval_JoinedStr(self, node: ast.JoinedStr, frame: Frame) -> Value:
+    def _eval_JoinedStr(self, node: ast.JoinedStr, frame: Frame) -> Value:
         for value in node.values:
             if isinstance(value, ast.FormattedValue):
                 found = self.eval(value.value, frame)
@@ -259,18 +267,18 @@ class Evaluator:
                     return found
         return UNKNOWN
 
-    def eval_BinOp(self, node: ast.BinOp, frame: Frame) -> Value:
+    def _eval_BinOp(self, node: ast.BinOp, frame: Frame) -> Value:
         sides = [self.eval(node.left, frame), self.eval(node.right, frame)]
         return next((side for side in sides if isinstance(side, Source)), UNKNOWN)
 
-    def eval_UnaryOp(self, node: ast.UnaryOp, frame: Frame) -> Value:
+    def _eval_UnaryOp(self, node: ast.UnaryOp, frame: Frame) -> Value:
         value = self.eval(node.operand, frame)
         if isinstance(node.op, ast.Not):
             truth = truth_of(value)
             return UNKNOWN if truth is None else Const(not truth)
         return UNKNOWN
 
-    def eval_BoolOp(self, node: ast.BoolOp, frame: Frame) -> Value:
+    def _eval_BoolOp(self, node: ast.BoolOp, frame: Frame) -> Value:
         stops_at = isinstance(node.op, ast.Or)
         value: Value = UNKNOWN
         unsure = False
@@ -282,16 +290,16 @@ class Evaluator:
             unsure = unsure or truth is None
         return UNKNOWN if unsure else value
 
-    def eval_IfExp(self, node: ast.IfExp, frame: Frame) -> Value:
+    def _eval_IfExp(self, node: ast.IfExp, frame: Frame) -> Value:
         truth = self.truth(node.test, frame)
         if truth is None:
             return UNKNOWN
         return self.eval(node.body if truth else node.orelse, frame)
 
-    def eval_NamedExpr(self, node: ast.NamedExpr, frame: Frame) -> Value:
+    def _eval_NamedExpr(self, node: ast.NamedExpr, frame: Frame) -> Value:
         return self.eval(node.value, frame)
 
-    def eval_Compare(self, node: ast.Compare, frame: Frame) -> Value:
+    def _eval_Compare(self, node: ast.Compare, frame: Frame) -> Value:
         left = self.eval(node.left, frame)
         rights = [self.eval(right, frame) for right in node.comparators]
         if len(rights) != 1:

@@ -90,6 +90,8 @@ class Interpreter(Evaluator):
         self.phase = Phase.IMPORT
         self.sure = True
         self.start = ""
+        self.copied: dict[ast.AST, Frame] = {}
+        self._line = 0
         self._guards: list[_Guard] = []
         self._imported: dict[str, list[tuple[bool, frozenset[str] | None]]] = {}
         self._called: dict[ast.AST, list[tuple[bool, frozenset[str] | None]]] = {}
@@ -103,6 +105,11 @@ class Interpreter(Evaluator):
         """Follow a user's first import of a module."""
         self.start = module
         self.import_module(module)
+
+    def begin_run(self) -> None:
+        """What follows now is not the import but the run."""
+        self.phase = Phase.RUN
+        self._called.clear()
 
     def import_module(self, name: str) -> None:
         """Follow the import of a module and of the packages above it."""
@@ -196,7 +203,7 @@ class Interpreter(Evaluator):
 
     def statement(self, node: ast.stmt, frame: Frame) -> _Flow:
         """Follow one statement."""
-        method = getattr(self, f"do_{type(node).__name__}", None)
+        method = getattr(self, f"_do_{type(node).__name__}", None)
         if method is not None:
             return method(node, frame)  # type: ignore[no-any-return]
         for child in ast.iter_child_nodes(node):
@@ -204,7 +211,7 @@ class Interpreter(Evaluator):
                 self.eval(child, frame)
         return _Flow.ON
 
-    def do_Import(self, node: ast.Import, frame: Frame) -> _Flow:
+    def _do_Import(self, node: ast.Import, frame: Frame) -> _Flow:
         for alias in node.names:
             self._require_module(alias.name, node, frame)
             self.import_module(alias.name)
@@ -213,7 +220,7 @@ class Interpreter(Evaluator):
             self._bind(alias.asname or top, bound, frame)
         return _Flow.ON
 
-    def do_ImportFrom(self, node: ast.ImportFrom, frame: Frame) -> _Flow:
+    def _do_ImportFrom(self, node: ast.ImportFrom, frame: Frame) -> _Flow:
         source = frame.module.resolve_relative(node.module, node.level)
         if source == "__future__":
             return _Flow.ON
@@ -283,7 +290,7 @@ class Interpreter(Evaluator):
             value = UNKNOWN
         frame.names[name] = value
 
-    def do_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef, frame: Frame) -> _Flow:
+    def _do_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef, frame: Frame) -> _Flow:
         for decorator in node.decorator_list:
             self.eval(decorator, frame)
         arguments = node.args
@@ -299,7 +306,7 @@ class Interpreter(Evaluator):
         self._bind(node.name, self._function(node, frame), frame)
         return _Flow.ON
 
-    do_AsyncFunctionDef = do_FunctionDef
+    _do_AsyncFunctionDef = _do_FunctionDef
 
     def _function(
         self, node: ast.FunctionDef | ast.AsyncFunctionDef, frame: Frame
@@ -313,7 +320,7 @@ class Interpreter(Evaluator):
         """The frame that each inner function was defined in."""
         return self.__dict__.setdefault("_closures", {})  # type: ignore[no-any-return]
 
-    def do_ClassDef(self, node: ast.ClassDef, frame: Frame) -> _Flow:
+    def _do_ClassDef(self, node: ast.ClassDef, frame: Frame) -> _Flow:
         for expression in (*node.decorator_list, *node.bases):
             self.eval(expression, frame)
         for keyword in node.keywords:
@@ -323,13 +330,13 @@ class Interpreter(Evaluator):
         self._bind(node.name, Class(frame.module, node), frame)
         return _Flow.ON
 
-    def do_Assign(self, node: ast.Assign, frame: Frame) -> _Flow:
+    def _do_Assign(self, node: ast.Assign, frame: Frame) -> _Flow:
         value = self.eval(node.value, frame)
         for target in node.targets:
             self._assign(target, value, node.value, frame)
         return _Flow.ON
 
-    def do_AnnAssign(self, node: ast.AnnAssign, frame: Frame) -> _Flow:
+    def _do_AnnAssign(self, node: ast.AnnAssign, frame: Frame) -> _Flow:
         if not frame.module.future_annotations and (frame.is_class or frame.parent is None):
             if self.world.platform.python < (3, 14):
                 self.eval(node.annotation, frame)
@@ -337,7 +344,7 @@ class Interpreter(Evaluator):
             self._assign(node.target, self.eval(node.value, frame), node.value, frame)
         return _Flow.ON
 
-    def do_AugAssign(self, node: ast.AugAssign, frame: Frame) -> _Flow:
+    def _do_AugAssign(self, node: ast.AugAssign, frame: Frame) -> _Flow:
         self.eval(node.value, frame)
         if isinstance(node.target, ast.Name) and not self._is_registry(node.target, frame):
             self._bind(node.target.id, UNKNOWN, frame)
@@ -410,7 +417,7 @@ class Interpreter(Evaluator):
         reason = f"{function.module.where(function.node)} returns {given} values, not {wanted}"
         self.fault("ValueError", need, reason, function.module.tree.name)
 
-    def do_If(self, node: ast.If, frame: Frame) -> _Flow:
+    def _do_If(self, node: ast.If, frame: Frame) -> _Flow:
         truth = truth_of(self.eval(node.test, frame))
         if truth is not None:
             return self.block(node.body if truth else node.orelse, frame)
@@ -418,7 +425,7 @@ class Interpreter(Evaluator):
             flows = [self._tolerant(node.body, frame), self._tolerant(node.orelse, frame)]
         return _joined(flows)
 
-    def do_For(self, node: ast.For | ast.AsyncFor, frame: Frame) -> _Flow:
+    def _do_For(self, node: ast.For | ast.AsyncFor, frame: Frame) -> _Flow:
         value = self.eval(node.iter, frame)
         if isinstance(value, Listing) and isinstance(node.target, ast.Name):
             for element in self.elements.get((value.module.name, value.name), []):
@@ -428,9 +435,9 @@ class Interpreter(Evaluator):
         filled = isinstance(node.iter, (ast.Tuple, ast.List)) and bool(node.iter.elts)
         return self._loop(node.body, node.orelse, frame, sure=filled)
 
-    do_AsyncFor = do_For
+    _do_AsyncFor = _do_For
 
-    def do_While(self, node: ast.While, frame: Frame) -> _Flow:
+    def _do_While(self, node: ast.While, frame: Frame) -> _Flow:
         truth = truth_of(self.eval(node.test, frame))
         if truth is False:
             return self.block(node.orelse, frame)
@@ -451,17 +458,17 @@ class Interpreter(Evaluator):
             self._tolerant(orelse, frame)
         return _Flow.MAYBE if returns else _Flow.ON
 
-    def do_Break(self, node: ast.Break, frame: Frame) -> _Flow:
+    def _do_Break(self, node: ast.Break, frame: Frame) -> _Flow:
         return _Flow.OUT
 
-    do_Continue = do_Break
+    _do_Continue = _do_Break
 
-    def do_Return(self, node: ast.Return, frame: Frame) -> _Flow:
+    def _do_Return(self, node: ast.Return, frame: Frame) -> _Flow:
         if node.value is not None:
             self.eval(node.value, frame)
         return _Flow.OUT
 
-    def do_Raise(self, node: ast.Raise, frame: Frame) -> _Flow:
+    def _do_Raise(self, node: ast.Raise, frame: Frame) -> _Flow:
         name = _exception_name(node)
         if name and any(self._catches(guard.kept, name) for guard in self._guards):
             raise _Thrown(name)
@@ -472,7 +479,7 @@ class Interpreter(Evaluator):
             self.fault(name, need, reason, tree.name)
         return _Flow.RAISED
 
-    def do_With(self, node: ast.With | ast.AsyncWith, frame: Frame) -> _Flow:
+    def _do_With(self, node: ast.With | ast.AsyncWith, frame: Frame) -> _Flow:
         kept: frozenset[str] | None = frozenset()
         for item in node.items:
             value = self.eval(item.context_expr, frame)
@@ -484,7 +491,7 @@ class Interpreter(Evaluator):
             return self.block(node.body, frame)
         return self._guarded(node.body, kept, frame)[0]
 
-    do_AsyncWith = do_With
+    _do_AsyncWith = _do_With
 
     def _guarded(
         self, body: Sequence[ast.stmt], kept: frozenset[str] | None, frame: Frame
@@ -500,7 +507,7 @@ class Interpreter(Evaluator):
         finally:
             self._guards.pop()
 
-    def do_Try(self, node: ast.Try, frame: Frame) -> _Flow:
+    def _do_Try(self, node: ast.Try, frame: Frame) -> _Flow:
         keeps = [catches(handler) for handler in node.handlers]
         kept: frozenset[str] | None = frozenset().union(*(k for k in keeps if k is not None))
         if any(k is None for k in keeps):
@@ -518,25 +525,25 @@ class Interpreter(Evaluator):
         last = self.block(node.finalbody, frame)
         return last if last in (_Flow.OUT, _Flow.RAISED) else flow
 
-    do_TryStar = do_Try
+    _do_TryStar = _do_Try
 
-    def do_Match(self, node: ast.Match, frame: Frame) -> _Flow:
+    def _do_Match(self, node: ast.Match, frame: Frame) -> _Flow:
         self.eval(node.subject, frame)
         with self._unsure():
             flows = [self._tolerant(case.body, frame) for case in node.cases]
         return _joined([*flows, _Flow.ON])
 
-    def do_Delete(self, node: ast.Delete, frame: Frame) -> _Flow:
+    def _do_Delete(self, node: ast.Delete, frame: Frame) -> _Flow:
         for target in node.targets:
             if isinstance(target, ast.Name) and frame.names is not None and self.sure:
                 frame.names.pop(target.id, None)
         return _Flow.ON
 
-    def do_Assert(self, node: ast.Assert, frame: Frame) -> _Flow:
+    def _do_Assert(self, node: ast.Assert, frame: Frame) -> _Flow:
         self.eval(node.test, frame)
         return _Flow.ON
 
-    def do_Global(self, node: ast.Global, frame: Frame) -> _Flow:
+    def _do_Global(self, node: ast.Global, frame: Frame) -> _Flow:
         return _Flow.ON
 
     # -------------------------------------------------------------- expressions
@@ -551,6 +558,19 @@ class Interpreter(Evaluator):
             if isinstance(child, ast.expr):
                 self.eval(child, frame)
         return UNKNOWN
+
+    def missing_name(self, name: str, left_in: Module, frame: Frame) -> Value:
+        """Report a name that a copied source reads and that is not copied with it."""
+        need = Need("copied", left_in.name, name, left_in, self._line)
+        reason = f"{name} stays behind in {left_in.where()}"
+        self.fault("NameError", need, reason, left_in.tree.name)
+        return UNKNOWN
+
+    def _eval_Name(self, node: ast.Name, frame: Frame) -> Value:
+        if not isinstance(node.ctx, ast.Load):
+            return UNKNOWN
+        self._line = node.lineno
+        return self.name(node.id, frame)
 
     def _comprehension(
         self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp, frame: Frame
@@ -572,7 +592,7 @@ class Interpreter(Evaluator):
                 pass
         return UNKNOWN
 
-    def eval_BoolOp(self, node: ast.BoolOp, frame: Frame) -> Value:
+    def _eval_BoolOp(self, node: ast.BoolOp, frame: Frame) -> Value:
         stops_at = isinstance(node.op, ast.Or)
         value: Value = UNKNOWN
         before, unsure = self.sure, False
@@ -591,7 +611,7 @@ class Interpreter(Evaluator):
             self.sure = before
         return UNKNOWN if unsure else value
 
-    def eval_IfExp(self, node: ast.IfExp, frame: Frame) -> Value:
+    def _eval_IfExp(self, node: ast.IfExp, frame: Frame) -> Value:
         truth = truth_of(self.eval(node.test, frame))
         if truth is not None:
             return self.eval(node.body if truth else node.orelse, frame)
@@ -603,7 +623,7 @@ class Interpreter(Evaluator):
                     continue
         return UNKNOWN
 
-    def missing_attribute(
+    def _missing_attribute(
         self, module: ModuleRef, name: str, absent: Absent, node: ast.AST, frame: Frame
     ) -> Value:
         tree = self.world.tree_of(module.name)
@@ -615,12 +635,12 @@ class Interpreter(Evaluator):
             self.fault("AttributeError", need, reason, tree.name)
         return UNKNOWN
 
-    def module_attribute(self, module: ModuleRef, name: str, node: ast.AST, frame: Frame) -> Value:
+    def _module_attribute(self, module: ModuleRef, name: str, node: ast.AST, frame: Frame) -> Value:
         if (target := self.world.lazy_target(module.name, name)) is not None:
             self.import_module(target)
-        return super().module_attribute(module, name, node, frame)
+        return super()._module_attribute(module, name, node, frame)
 
-    def missing_item(self, registry: Registry, key: str, node: ast.AST, frame: Frame) -> Value:
+    def _missing_item(self, registry: Registry, key: str, node: ast.AST, frame: Frame) -> Value:
         if isinstance(getattr(node, "ctx", None), ast.Load):
             need = Need(
                 "key",
@@ -633,10 +653,10 @@ class Interpreter(Evaluator):
             self.fault("KeyError", need, reason, registry.module.tree.name)
         return UNKNOWN
 
-    def item(self, registry: Registry, key: str, node: ast.AST, frame: Frame) -> Value:
+    def _item(self, registry: Registry, key: str, node: ast.AST, frame: Frame) -> Value:
         if registry.module.tree is frame.module.tree and registry.module is frame.module:
             return self._collected(registry, key)
-        return super().item(registry, key, node, frame)
+        return super()._item(registry, key, node, frame)
 
     def _collected(self, registry: Registry, key: str) -> Value:
         items = self.world.items(registry)
@@ -644,10 +664,10 @@ class Interpreter(Evaluator):
             return UNKNOWN
         return self.world.evaluator.eval(items[key], Frame(registry.module))
 
-    def eval_Call(self, node: ast.Call, frame: Frame) -> Value:
+    def _eval_Call(self, node: ast.Call, frame: Frame) -> Value:
         if isinstance(node.func, ast.Attribute) and node.func.attr == "append" and node.args:
             self._note_append(node, frame)
-        value = super().eval_Call(node, frame)
+        value = super()._eval_Call(node, frame)
         if isinstance(node.func, ast.Name) and node.func.id == "setattr" and len(node.args) == 3:
             self._setattr(node, frame)
         return value
@@ -738,7 +758,11 @@ class Interpreter(Evaluator):
         positional = [*arguments.posonlyargs, *arguments.args]
         if function.owner is not None and positional:
             names[positional[0].arg] = Instance(function.owner)
-        parent = self.closures.get(function.node) or Frame(function.module)
+        parent = (
+            self.copied.get(function.node)
+            or self.closures.get(function.node)
+            or Frame(function.module)
+        )
         return Frame(function.module, names, _local_names(function.node), parent, 1)
 
 

@@ -53,9 +53,9 @@ def gathered_names(raw: bytes) -> set[str]:
 def _listed(statement: ast.stmt) -> Iterator[tuple[str, str]]:
     """Yield (submodule, name) pairs that a statement puts into an import structure."""
     if isinstance(statement, (ast.Assign, ast.AnnAssign)) and isinstance(statement.value, ast.Dict):
-        for key, value in zip(statement.value.keys, statement.value.values, strict=True):
+        for key, names in zip(statement.value.keys, statement.value.values, strict=True):
             if isinstance(key, ast.Constant) and isinstance(key.value, str):
-                yield from ((key.value, name) for name in _texts(value))
+                yield from ((key.value, name) for name in _texts(names))
         return
     target: ast.expr | None = None
     value: ast.expr | None = None

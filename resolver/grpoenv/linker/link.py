@@ -16,7 +16,7 @@ from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.trainer import follow_default_run
 from grpoenv.linker.world import Platform, World
 
-__all__ = ["FOLLOWED", "Linkage", "link"]
+__all__ = ["FOLLOWED", "Linkage", "link", "roomy"]
 
 FOLLOWED = frozenset(
     NormalizedName(name)
@@ -44,7 +44,7 @@ _STARTS = (
 )
 """What a GRPO program imports, by the package that has it."""
 
-_DEPTH = 20_000
+_DEPTH = 5_000
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def link(
 
     ``starts`` are (package, module) pairs; each module is imported where its package is there.
     """
-    with _roomy():
+    with roomy():
         world = World(trees, platform=platform, absent=absent)
         faults = Faults()
         interpreter = Interpreter(world, FOLLOWED, faults)
@@ -95,7 +95,7 @@ def link(
 
 
 @contextmanager
-def _roomy() -> Iterator[None]:
+def roomy() -> Iterator[None]:
     """Let syntax trees pile up without the collector walking them, and calls nest deeply."""
     collecting, depth = gc.isenabled(), sys.getrecursionlimit()
     gc.disable()
