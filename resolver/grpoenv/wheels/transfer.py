@@ -13,14 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 
 from grpoenv.uv import redacted
 from grpoenv.wheels.errors import TransferError
 
-__all__ = ["RangeClient", "Span"]
+__all__ = ["Page", "RangeClient", "Span"]
 
 WHOLE_LIMIT_BYTES: Final = 64 * 2**20
 """The most that is downloaded of a file whose server does not know range requests."""
@@ -43,6 +43,20 @@ class Span:
     start: int
     data: bytes
     total: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of an index: the address that it came from in the end, its type, its content."""
+
+    url: str
+    content_type: str
+    content: bytes
+
+
+_Result = TypeVar("_Result")
+_Take = Callable[[httpx.Response, float], _Result]
+"""Reads an answer, until a moment of the monotonic clock."""
 
 
 class _Passing(Exception):
@@ -96,24 +110,38 @@ class RangeClient:
         ``size`` is the file's size in bytes where the index states it. Raises TransferError.
         """
         if size is None:
-            return self._fetch(url, f"bytes=-{length}", None, None)
+            return self._span(url, f"bytes=-{length}", None, None)
         start = max(0, size - length)
-        return self._fetch(url, f"bytes={start}-{size - 1}", (start, size), size)
+        return self._span(url, f"bytes={start}-{size - 1}", (start, size), size)
 
     def span(self, url: str, start: int, end: int, size: int) -> Span:
         """Return bytes ``start`` to ``end`` (exclusive) of ``url``; raises TransferError.
 
         A server that knows no ranges gives the whole file.
         """
-        return self._fetch(url, f"bytes={start}-{end - 1}", (start, end), size)
+        return self._span(url, f"bytes={start}-{end - 1}", (start, end), size)
 
     def whole(self, url: str, size: int) -> Span:
         """Return the whole file of ``size`` bytes; raises TransferError."""
-        return self._fetch(url, None, (0, size), size)
+        return self._span(url, "", (0, size), size)
 
-    def _fetch(
-        self, url: str, range_: str | None, wanted: tuple[int, int] | None, size: int | None
+    def page(self, url: str, accept: str) -> Page:
+        """Return a page of an index in a form that ``accept`` names; raises TransferError."""
+        return self._get(url, {"Accept": accept}, _page)
+
+    def _span(
+        self, url: str, range_: str, wanted: tuple[int, int] | None, size: int | None
     ) -> Span:
+        def take(response: httpx.Response, end_s: float) -> Span:
+            start, end, total = _expected(response, redacted(url), wanted, size)
+            body = _body(response, redacted(url), end - start, end_s)
+            if len(body) < end - start:
+                raise _Passing(f"the connection ended after {len(body)} of {end - start} bytes")
+            return Span(start, body, total)
+
+        return self._get(url, {"Range": range_} if range_ else {}, take)
+
+    def _get(self, url: str, headers: Mapping[str, str], take: _Take[_Result]) -> _Result:
         if self._offline:
             raise TransferError(
                 f"{redacted(url)} is not in the cache, and UV_OFFLINE is set",
@@ -121,7 +149,7 @@ class RangeClient:
             )
         for attempt in range(1, _TRIES + 1):
             try:
-                return self._try(url, range_, wanted, size)
+                return self._try(url, headers, take)
             except (_Passing, httpx.TransportError) as error:
                 reason = str(error) or type(error).__name__
                 asked_s = error.wait_s if isinstance(error, _Passing) else 0.0
@@ -132,21 +160,20 @@ class RangeClient:
             f"{redacted(url)} could not be read in {_TRIES} tries: {redacted(reason)}"
         ) from cause
 
-    def _try(
-        self, url: str, range_: str | None, wanted: tuple[int, int] | None, size: int | None
-    ) -> Span:
-        headers = {**_HEADERS, **({"Range": range_} if range_ else {})}
-        end_s = time.monotonic() + self._span_timeout_s
+    def _try(self, url: str, headers: Mapping[str, str], take: _Take[_Result]) -> _Result:
+        place, end_s = redacted(url), time.monotonic() + self._span_timeout_s
         try:
             auth = self._auth if httpx.URL(url).host == self._auth_host else None
             self.requests += 1
-            with self._client().stream("GET", url, headers=headers, auth=auth) as response:
+            with self._client().stream(
+                "GET", url, headers={**_HEADERS, **headers}, auth=auth
+            ) as response:
                 if response.status_code in (401, 403) and auth is None and self._learn(url):
-                    return self._try(url, range_, wanted, size)
-                expected = _expected(response, url, wanted, size)
-                return _body(response, url, expected, end_s)
+                    return self._try(url, headers, take)
+                _require_answer(response, place)
+                return take(response, end_s)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
-            raise TransferError(f"{redacted(url)} cannot be read: {error}") from error
+            raise TransferError(f"{place} cannot be read: {error}") from error
 
     def _client(self) -> httpx.Client:
         with self._lock:
@@ -176,11 +203,8 @@ def _is_set(environment: Mapping[str, str], name: str) -> bool:
     return environment.get(name, "").lower() in ("1", "true", "yes", "on", "t", "y")
 
 
-def _expected(
-    response: httpx.Response, url: str, wanted: tuple[int, int] | None, size: int | None
-) -> tuple[int, int, int]:
-    """Return start, end and total of what follows, from the head of the answer."""
-    place, status = redacted(url), response.status_code
+def _require_answer(response: httpx.Response, place: str) -> None:
+    status = response.status_code
     if status in _PASSES:
         raise _Passing(f"the server answered {status}", _retry_after_s(response))
     if status == 416:
@@ -189,7 +213,19 @@ def _expected(
         raise TransferError(f"{place} cannot be read: the server answered {status}")
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise TransferError(f"{place} was sent compressed, which was not asked for")
-    if status == 200:
+
+
+def _page(response: httpx.Response, end_s: float) -> Page:
+    place = redacted(str(response.url))
+    body = _body(response, place, WHOLE_LIMIT_BYTES, end_s)
+    return Page(str(response.url), response.headers.get("Content-Type", ""), body)
+
+
+def _expected(
+    response: httpx.Response, place: str, wanted: tuple[int, int] | None, size: int | None
+) -> tuple[int, int, int]:
+    """Return start, end and total of what follows, from the head of the answer."""
+    if response.status_code == 200:
         return _whole(response, place, size)
     header = response.headers.get("Content-Range", "")
     match = _CONTENT_RANGE.fullmatch(header)
@@ -220,22 +256,15 @@ def _whole(response: httpx.Response, place: str, size: int | None) -> tuple[int,
     return 0, total, total
 
 
-def _body(response: httpx.Response, url: str, expected: tuple[int, int, int], end_s: float) -> Span:
-    start, end, total = expected
+def _body(response: httpx.Response, place: str, limit: int, end_s: float) -> bytes:
     body = bytearray()
     for chunk in response.iter_raw():
         body += chunk
-        if len(body) > end - start:
-            raise TransferError(
-                f"{redacted(url)}: the server sent more than the {end - start} bytes it announced"
-            )
+        if len(body) > limit:
+            raise TransferError(f"{place}: the server sent more than {limit} bytes")
         if time.monotonic() > end_s:
-            raise TransferError(
-                f"{redacted(url)}: {len(body)} of {end - start} bytes came before the time was up"
-            )
-    if len(body) < end - start:
-        raise _Passing(f"the connection ended after {len(body)} of {end - start} bytes")
-    return Span(start, bytes(body), total)
+            raise TransferError(f"{place}: only {len(body)} bytes came before the time was up")
+    return bytes(body)
 
 
 def _retry_after_s(response: httpx.Response) -> float:

@@ -78,7 +78,7 @@ SIZE = 70 * 2**20
         (
             faults.too_much,
             None,
-            "URL: the server sent more than the 50 bytes it announced",
+            "URL: the server sent more than 50 bytes",
         ),
         (faults.status(404), None, "URL cannot be read: the server answered 404"),
         (faults.status(204), None, "URL cannot be read: the server answered 204"),
@@ -160,7 +160,7 @@ def test_a_server_that_drips_is_left(
     server: WheelServer, client: RangeClient, wheel: WheelFile
 ) -> None:
     server.faults.append(faults.drip)
-    with pytest.raises(TransferError, match=r"of 50 bytes came before the time was up"):
+    with pytest.raises(TransferError, match=r"only \d+ bytes came before the time was up"):
         span(client, wheel)
 
 

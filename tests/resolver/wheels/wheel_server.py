@@ -41,6 +41,9 @@ class Request(BaseHTTPRequestHandler):
         self.end_headers()
 
     def send_page(self, project: str) -> None:
+        if self.owner.page is not None:
+            kind, text = self.owner.page
+            return self.reply(200, text.encode(), kind=kind)
         rows = [
             {
                 "filename": path.name,
@@ -103,6 +106,7 @@ class WheelServer:
         self.folder = folder
         self.faults: list[Fault] = []
         self.tells_size = True
+        self.page: tuple[str, str] | None = None
         self.requests: list[tuple[str, str | None, dict[str, str]]] = []
         self._server = _Server(("127.0.0.1", 0), Request)
         self._server.owner = self  # type: ignore[attr-defined]
