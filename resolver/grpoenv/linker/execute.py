@@ -111,6 +111,15 @@ class Interpreter(Evaluator):
         self.phase = Phase.RUN
         self._called.clear()
 
+    def follow_the_rest(self, packages: frozenset[str]) -> None:
+        """Follow the functions of imported modules that nothing certainly calls."""
+        self.phase, self.sure = Phase.OPTION, False
+        for module in self.world.parsed:
+            if module.tree.name in packages and module.name in self.world.namespaces:
+                for statement in module.body:
+                    for function in _functions(statement, module):
+                        self.follow(function)
+
     def import_module(self, name: str) -> None:
         """Follow the import of a module and of the packages above it."""
         parts = name.split(".")
@@ -641,7 +650,10 @@ class Interpreter(Evaluator):
         return super()._module_attribute(module, name, node, frame)
 
     def _missing_item(self, registry: Registry, key: str, node: ast.AST, frame: Frame) -> Value:
-        if isinstance(getattr(node, "ctx", None), ast.Load):
+        foreign = registry.module.tree is not frame.module.tree
+        if foreign and isinstance(getattr(node, "ctx", None), ast.Load):
+            if filler := self.world.filled_elsewhere(registry):
+                return Unknown(f"{filler} fills it too")
             need = Need(
                 "key",
                 registry.module.name,
@@ -764,6 +776,17 @@ class Interpreter(Evaluator):
             or Frame(function.module)
         )
         return Frame(function.module, names, _local_names(function.node), parent, 1)
+
+
+def _functions(statement: ast.stmt, module: Module) -> Iterator[Function]:
+    """Yield a function, or the methods of a class."""
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        yield Function(module, statement)
+    elif isinstance(statement, ast.ClassDef):
+        owner = Class(module, statement)
+        for inner in statement.body:
+            if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield Function(module, inner, owner)
 
 
 def _joined(flows: Sequence[_Flow]) -> _Flow:

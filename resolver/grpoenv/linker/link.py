@@ -33,6 +33,11 @@ FOLLOWED = frozenset(
 )
 """The packages that are followed statement by statement; of others only the names are read."""
 
+_WITH_OPTIONS = frozenset(
+    NormalizedName(name) for name in ("unsloth", "unsloth-zoo", "trl", "peft")
+)
+"""The packages whose other functions are followed too: what an option leads to."""
+
 _STARTS = (
     ("unsloth", "unsloth"),
     ("trl", "trl"),
@@ -83,6 +88,7 @@ def link(
             if NormalizedName(package) in world.trees and world.has_module(module):
                 interpreter.begin(module)
         follow_default_run(interpreter)
+        interpreter.follow_the_rest(_WITH_OPTIONS)
     undecided = {k: v for k, v in faults.undecided.items() if k in faults.needs}
     return Linkage(
         faults=tuple(faults.found.values()),

@@ -108,7 +108,7 @@ class Answers:
     """Whether one release has what another takes: each answer is worked out once."""
 
     def __init__(self, tree: SourceTree, known: Mapping[Taken, bool | None] | None = None) -> None:
-        self._tree = tree
+        self.tree = tree
         self._world: World | None = None
         self.known: dict[Taken, bool | None] = dict(known or {})
 
@@ -116,7 +116,7 @@ class Answers:
         """Tell whether it is there, None if that cannot be told from sources."""
         if taken not in self.known:
             if self._world is None:
-                self._world = World([self._tree])
+                self._world = World([self.tree])
             with roomy():
                 self.known[taken] = _has(self._world, taken)
         return self.known[taken]

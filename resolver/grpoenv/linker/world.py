@@ -212,6 +212,19 @@ class World:
             found.update(given)
         return found
 
+    def filled_elsewhere(self, registry: Registry) -> str:
+        """Return the module, or the function of its own, that gives a registry more keys."""
+        name = re.escape(registry.name)
+        more = re.compile(rf"\b{name}\s*(?:\[[^\]\n]*\]\s*=[^=]|\.(?:update|setdefault)\()")
+        inside = re.compile(
+            rf"^\s+{name}\s*(?:\[\w+\]\s*=[^=]|\.(?:update|setdefault)\()", re.MULTILINE
+        )
+        for module in self.parsed:
+            pattern = inside if module is registry.module else more
+            if registry.name in module.text and pattern.search(module.text):
+                return module.where()
+        return ""
+
     def forget(self) -> None:
         """Drop what was concluded of names: something was patched since."""
         self._lookups.clear()
