@@ -231,6 +231,17 @@ def test_from_an_index_files_are_read_out_of_wheels_and_kept(
     assert not any(headers["User-Agent"] == "grpoenv" for _, _, headers in server.requests)
 
 
+def test_an_index_that_tells_no_sizes_serves_as_well(
+    stocked: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.tells_size = False
+    assert versions(check(stocked, capsys, "unsloth", "unsloth_zoo==1.0", code=1))
+    ranges = {
+        range_ for _, range_, headers in server.requests if headers["User-Agent"] == "grpoenv"
+    }
+    assert ranges == {"bytes=-73728"}
+
+
 def test_a_wheel_that_cannot_be_read_leaves_the_answer_open(
     stocked: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
