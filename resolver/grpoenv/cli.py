@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     _add_install(verbs)
     _add_verify(verbs)
+    _add_check(verbs)
     _add_probe(verbs)
     _add_update(verbs)
     _add_matrix(verbs)
@@ -136,6 +137,30 @@ def _add_install(verbs: _Verbs) -> None:
 def _add_verify(verbs: _Verbs) -> None:
     parser = _verb(verbs, "verify", _verify, "before training: is this environment sound?")
     parser.add_argument("--python", type=Path, metavar="PATH", help="verify this interpreter's")
+    parser.add_argument("--notes", action="store_true", help="show what asks for nothing, too")
+
+
+def _add_check(verbs: _Verbs) -> None:
+    parser = _verb(verbs, "check", _check, "before installing: would this work?")
+    parser.add_argument(
+        "requirements", nargs="*", metavar="REQUIREMENT", help="such as unsloth or 'trl>=1.15'"
+    )
+    parser.add_argument(
+        "-r", "--requirements", action="append", type=Path, default=[], dest="files", metavar="FILE"
+    )
+    parser.add_argument(
+        "--freeze", type=Path, metavar="FILE", help="on top of this image's package list"
+    )
+    parser.add_argument(
+        "--host", choices=("colab", "kaggle"), default="colab", help="what --freeze is an image of"
+    )
+    parser.add_argument("--no-deps", action="store_true", help="look at what is named, alone")
+    parser.add_argument("--exclude-newer", default="", metavar="DATE", help="as of that day")
+    parser.add_argument("--python", type=Path, metavar="PATH", help="for this interpreter")
+    parser.add_argument("--python-version", default="", metavar="3.12", help="for another Python")
+    parser.add_argument("--platform", default="", metavar="x86_64-manylinux_2_28")
+    parser.add_argument("--gpu", default="", metavar="T4|7.5|none", help="for this GPU")
+    parser.add_argument("--driver", default="", metavar="VERSION", help="for this NVIDIA driver")
     parser.add_argument("--notes", action="store_true", help="show what asks for nothing, too")
 
 
@@ -239,6 +264,43 @@ def _verify(options: argparse.Namespace) -> int:
         _print_json(options, code, verdict=report.verdict_json(verdict))
     else:
         print(report.verdict_text(verdict, notes=options.notes))
+    return code
+
+
+def _check(options: argparse.Namespace) -> int:
+    from grpoenv import report
+    from grpoenv.asked_target import asked_probe, parse_gpu
+    from grpoenv.check import check, parse_wanted
+    from grpoenv.target import existing_python
+
+    matrix, data = _matrix(options)
+    wanted = parse_wanted(
+        options.requirements,
+        options.files,
+        image=options.freeze is not None,
+        dependencies=not options.no_deps,
+        exclude_newer=options.exclude_newer,
+    )
+    probe = asked_probe(
+        python=None if options.freeze else existing_python(options.python),
+        freeze=options.freeze,
+        host=options.host,
+        python_version=options.python_version,
+        platform=options.platform,
+        gpu=parse_gpu(options.gpu, options.driver),
+    )
+    checked = check(wanted, probe, matrix, data, program=_program())
+    code = _verdict_code(checked.verdict)
+    if options.json:
+        _print_json(
+            options,
+            code,
+            **report.checked_json(checked, probe),
+            verdict=report.verdict_json(checked.verdict),
+        )
+    else:
+        print(report.checked_text(checked, probe))
+        print(report.verdict_text(checked.verdict, notes=options.notes))
     return code
 
 

@@ -46,6 +46,13 @@ class Distribution:
             for row in rows
         ]
 
+    def fingerprint(self) -> bytes:
+        """Return what changes when other files are installed: the place and the RECORD."""
+        try:
+            return str(self.info).encode() + (self.info / "RECORD").read_bytes()
+        except OSError:
+            return str(self.info).encode() + b" no RECORD"
+
     def requires(self) -> list[str]:
         """Return the texts of ``Requires-Dist``, empty where there is no metadata."""
         for name in ("METADATA", "PKG-INFO"):

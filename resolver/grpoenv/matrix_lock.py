@@ -37,7 +37,7 @@ from grpoenv.lockfile import CpuBuild, Pin, render_lock
 from grpoenv.machine import wheel_folders
 from grpoenv.matrix import MAIN_PACKAGES
 from grpoenv.matrix_file import MATRIX_LIMIT_BYTES, load_matrix
-from grpoenv.probe import read_freeze, wheel_tags
+from grpoenv.probe import manylinux_tags, read_freeze, wheel_tags
 from grpoenv.strict_toml import load_document
 from grpoenv.uv import run_uv
 
@@ -229,9 +229,7 @@ def _pin(package: Mapping[str, Any], recipe: _Recipe, cuda_only: frozenset[str])
 
 
 def _tags(python: str, machine: str) -> list[Tag]:
-    platforms = [f"manylinux_2_{n}_{machine}" for n in range(_NEWEST_GLIBC, 4, -1)]
-    legacy = [f"manylinux{year}_{machine}" for year in ("2014", "2010", "1")]
-    return wheel_tags(python, [*platforms, *legacy, f"linux_{machine}"])
+    return wheel_tags(python, manylinux_tags(machine, _NEWEST_GLIBC))
 
 
 def _wheel_tags(wheel: Mapping[str, Any]) -> frozenset[Tag]:

@@ -26,6 +26,7 @@ __all__ = [
     "PROBE_SCHEMA",
     "Interpreter",
     "Probe",
+    "manylinux_tags",
     "probe_from_freeze",
     "probe_from_json",
     "probe_to_json",
@@ -101,6 +102,15 @@ def wheel_tags(python: str, platforms: Sequence[str]) -> list[Tag]:
         *cpython_tags(version, platforms=platforms),
         *compatible_tags(version, interpreter, platforms),
     ]
+
+
+def manylinux_tags(machine: str, glibc: int) -> tuple[str, ...]:
+    """Return the platform tags of Linux on ``machine`` with glibc 2.``glibc``, best first."""
+    return (
+        *(f"manylinux_2_{n}_{machine}" for n in range(glibc, 4, -1)),
+        *(f"manylinux{year}_{machine}" for year in ("2014", "2010", "1")),
+        f"linux_{machine}",
+    )
 
 
 def probe_to_json(probe: Probe) -> dict[str, Any]:
@@ -211,7 +221,7 @@ def probe_from_freeze(path: Path, *, host: str, gpu: Gpu) -> Probe:
         system="Linux",
         machine="x86_64",
         libc="glibc 2.35",
-        platform_tags=tuple(f"manylinux_2_{n}_x86_64" for n in range(35, 4, -1)),
+        platform_tags=manylinux_tags("x86_64", 35),
         gpu=gpu,
         host=Host(host, path.stem, f"package list {path.name}"),
         packages=read_freeze(path),

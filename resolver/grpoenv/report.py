@@ -7,19 +7,26 @@ other fields.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packaging.utils import NormalizedName
 
 from grpoenv.checks import Finding, Severity
+from grpoenv.checks.interface import MANAGED
 from grpoenv.gpu import Gpu
-from grpoenv.matrix import Matrix
+from grpoenv.matrix import MAIN_PACKAGES, Matrix
 from grpoenv.probe import Probe
 from grpoenv.resolve import Change, Plan
 from grpoenv.verify import Verdict
 
+if TYPE_CHECKING:
+    from grpoenv.check import Checked
+    from grpoenv.planned import PlannedPackages
+
 __all__ = [
     "JSON_SCHEMA",
+    "checked_json",
+    "checked_text",
     "findings_json",
     "matrix_json",
     "matrix_text",
@@ -131,7 +138,7 @@ def verdict_text(verdict: Verdict, *, notes: bool = False) -> str:
         else:
             lines += _finding_lines(finding)
     if hidden:
-        lines.append(f"{hidden} note{'s' if hidden > 1 else ''}: grpoenv verify --notes")
+        lines.append(f"{hidden} note{'s' if hidden > 1 else ''}: add --notes")
     remedies = list(dict.fromkeys(f.remedy for f in verdict.problems if f.remedy))
     lines += [f"mend it: {remedy}" for remedy in remedies]
     lines.append(_verdict_line(verdict))
@@ -178,6 +185,64 @@ def findings_json(findings: Iterable[Finding]) -> list[dict[str, str]]:
         }
         for finding in findings
     ]
+
+
+def checked_text(checked: Checked, probe: Probe) -> str:
+    """Return what ``check`` looked at as text: the target, and the set that it is about."""
+    lines = [f"target   {_target_text(probe)}"]
+    if checked.packages is not None:
+        versions = checked.packages.versions
+        main = [f"{name} {versions[name]}" for name in MAIN_PACKAGES if name in versions]
+        lines.append(f"packages {len(versions)}: {', '.join(main)}")
+        for name, old, new in _changed(checked.packages):
+            if name in MANAGED:
+                lines.append(f"  + {name} {new}" if old is None else f"  ~ {name} {old} → {new}")
+    return "\n".join(lines)
+
+
+def _target_text(probe: Probe) -> str:
+    image = f" on top of {probe.host.release}" if probe.packages else ""
+    return (
+        f"{probe.interpreter.implementation} {probe.interpreter.minor}, {probe.system} "
+        f"{probe.machine}, {probe.libc}{image}; GPU: {_gpu_text(probe.gpu)}"
+    )
+
+
+def _changed(packages: PlannedPackages) -> list[tuple[NormalizedName, str | None, str]]:
+    """Return name, old and new version of what would change in an image, if it is about one."""
+    if not packages.image:
+        return []
+    return [
+        (name, str(packages.image[name]) if name in packages.image else None, str(version))
+        for name, version in packages.versions.items()
+        if packages.image.get(name) != version
+    ]
+
+
+def checked_json(checked: Checked, probe: Probe) -> dict[str, Any]:
+    """Return the target of ``check`` and the set that it is about as JSON values."""
+    packages = checked.packages
+    return {
+        "target": {
+            "python": probe.interpreter.version,
+            "system": probe.system,
+            "machine": probe.machine,
+            "libc": probe.libc,
+            "image": probe.host.release if probe.packages else None,
+            "gpu": _gpu_text(probe.gpu),
+        },
+        "packages": None
+        if packages is None
+        else [
+            {
+                "name": name,
+                "version": str(version),
+                "image": str(packages.image[name]) if name in packages.image else None,
+                "wheel": packages.wheels[name].filename if name in packages.wheels else None,
+            }
+            for name, version in packages.versions.items()
+        ],
+    }
 
 
 def restart_text(names: Sequence[str]) -> str:

@@ -21,9 +21,10 @@ from grpoenv.planning import locks_for
 from grpoenv.probe import Probe
 from grpoenv.resolve import Wishes, resolve
 
-__all__ = ["Verdict", "verify"]
+__all__ = ["Verdict", "judge", "verify"]
 
 _ORDER = list(Severity)
+_IMAGES = ("colab", "kaggle")
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,25 @@ def verify(
         stack=stack,
         lock=lock,
     )
+    return judge(environment, data, program=program, checks=checks)
+
+
+def judge(
+    environment: Environment,
+    data: DataPaths,
+    *,
+    program: str,
+    checks: Sequence[Check],
+    known: Sequence[Finding] = (),
+) -> Verdict:
+    """Run ``checks`` and return the verdict, with what is ``known`` without them.
+
+    Each problem gets the command that mends it.
+    """
     found = [
         replace(finding, check=check.name) for check in checks for finding in check.run(environment)
     ]
+    found = [*known, *found]
     if any(finding.severity is Severity.PROBLEM for finding in found):
         remedy = _remedy(environment, data, program)
         found = [
@@ -79,7 +96,8 @@ def verify(
             for finding in found
         ]
     found.sort(key=lambda finding: _ORDER.index(finding.severity))
-    return Verdict(tuple(found), tuple(check.name for check in checks), stack.id if stack else "")
+    stack = environment.stack.id if environment.stack else ""
+    return Verdict(tuple(found), tuple(check.name for check in checks), stack)
 
 
 def _remedy(environment: Environment, data: DataPaths, program: str) -> str:
@@ -92,10 +110,12 @@ def _remedy(environment: Environment, data: DataPaths, program: str) -> str:
         except NoStackFits:
             continue
         words = [*program.split(), "install"]
-        if not is_running_interpreter(Path(probe.interpreter.executable)):
+        if environment.planned is not None:
+            words += [f"--{probe.host.kind}"] if probe.host.kind in _IMAGES else []
+        elif not is_running_interpreter(Path(probe.interpreter.executable)):
             words += ["--python", probe.interpreter.executable]
         return shlex.join([*words, "--stack", wish])
-    if probe.host.kind in ("colab", "kaggle"):
+    if probe.host.kind in _IMAGES and environment.planned is None:
         return "start a new runtime (Runtime > Disconnect and delete runtime), then install again"
     return f"{program} matrix show"
 

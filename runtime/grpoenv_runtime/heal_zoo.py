@@ -26,8 +26,8 @@ from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
 from grpoenv._data import data_paths
-from grpoenv.checks.registry import used_keys
 from grpoenv.errors import GrpoenvError
+from grpoenv.linker.keys import required_keys
 from grpoenv.matrix_file import load_matrix
 from grpoenv_runtime.contracts import Era, Kind, era_at, release
 from grpoenv_runtime.heal_stand_ins import stand_in
@@ -121,7 +121,7 @@ def read_need(unsloth: str, zoo: str) -> Need:
         for path in (path for folder in folders for path in Path(folder).rglob("*.py")):
             source = path.read_text("utf-8")
             if "rl_replacements" in source:
-                keys |= {use.key for use in used_keys(source, path)}
+                keys |= required_keys(source, "RL_REPLACEMENTS")
                 names |= _imported_names(source)
     except (OSError, SyntaxError, ValueError, RecursionError) as error:
         raise HealError(unsloth, zoo, f"unsloth cannot be read ({error})") from error

@@ -9,11 +9,12 @@ from packaging.utils import canonicalize_name
 from depot import NO_GPU, Depot, make_probe, make_wheel
 from grpoenv._data import data_paths
 from grpoenv.checks import CHECKS, Finding, Severity
-from grpoenv.checks.registry import defined_keys, used_keys
 from grpoenv.gpu import Answer, Gpu
 from grpoenv.installed_stack import write_installed_stack
+from grpoenv.linker.keys import required_keys
 from grpoenv.matrix import Matrix
 from grpoenv.matrix_file import load_matrix
+from grpoenv.private_cache import user_cache_folder
 from grpoenv.probe import Probe
 from grpoenv.verify import Verdict, verify
 
@@ -48,7 +49,8 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return Site(tmp_path)
 
 
@@ -133,57 +135,85 @@ def test_a_half_removed_older_copy_is_found(site: Site) -> None:
     assert "is there a second time, as 2.5.0: that copy was removed only in part" in messages
 
 
-UNSLOTH = 'A = RL_REPLACEMENTS["grpo_compute_loss_slow"]\n'
+IMPORTS = "from unsloth_zoo.rl_replacements import RL_REPLACEMENTS\n"
+UNSLOTH = IMPORTS + 'A = RL_REPLACEMENTS["grpo_compute_loss_slow"]\n'
 
 
 def put_pair(site: Site, unsloth: str, zoo: str) -> None:
-    site.put("unsloth", "2025.3.15", files={"unsloth/models/rl_replacements.py": unsloth})
-    site.put("unsloth_zoo", "2025.3.9", files={"unsloth_zoo/rl_replacements.py": zoo})
+    site.put("unsloth", "2025.3.15", files={"unsloth/__init__.py": unsloth})
+    zoo_files = {"unsloth_zoo/__init__.py": "", "unsloth_zoo/rl_replacements.py": zoo}
+    site.put("unsloth_zoo", "2025.3.9", files=zoo_files)
+
+
+def linkage_of(site: Site) -> list[Finding]:
+    return [f for f in run(site, "linkage") if f.severity is not Severity.NOTE]
 
 
 def test_the_seed_break_is_named_with_key_versions_and_line(site: Site) -> None:
-    put_pair(site, "#\n" + UNSLOTH, 'RL_REPLACEMENTS = dict()\nRL_REPLACEMENTS["x"] = 1\n')
-    (finding,) = run(site, "registry")
+    put_pair(site, UNSLOTH, 'RL_REPLACEMENTS = dict()\nRL_REPLACEMENTS["x"] = 1\n')
+    (finding,) = linkage_of(site)
     assert finding.severity is Severity.PROBLEM
     assert finding.culprit == "unsloth 2025.3.15 with unsloth-zoo 2025.3.9"
-    assert finding.message.startswith("KeyError: 'grpo_compute_loss_slow': import unsloth fails")
-    assert "unsloth/models/rl_replacements.py:2 against" in finding.evidence
+    assert finding.message == (
+        "KeyError: unsloth_zoo.rl_replacements.RL_REPLACEMENTS['grpo_compute_loss_slow']: "
+        "import unsloth fails, because unsloth 2025.3.15 reads it and "
+        f"{site.folder}/unsloth_zoo/rl_replacements.py does not define it"
+    )
+    assert finding.evidence == f"{site.folder}/unsloth/__init__.py:2"
 
 
 def test_a_key_that_is_defined_is_no_finding(site: Site) -> None:
     put_pair(site, UNSLOTH, 'RL_REPLACEMENTS = {"grpo_compute_loss_slow": 1}\n')
-    assert run(site, "registry") == []
+    assert linkage_of(site) == []
 
 
 def test_a_zoo_that_does_not_parse_is_undetermined(site: Site) -> None:
     put_pair(site, UNSLOTH, "def (:\n")
-    (finding,) = run(site, "registry")
+    (finding,) = linkage_of(site)
     assert finding.severity is Severity.UNDETERMINED
+
+
+def test_what_only_an_option_reaches_is_a_warning(site: Site) -> None:
+    put_pair(site, "import os\nif os.environ.get('X'):\n    from unsloth_zoo import gone\n", "")
+    (finding,) = linkage_of(site)
+    assert finding.severity is Severity.WARNING
+
+
+def test_a_linkage_is_kept_until_a_source_changes(site: Site) -> None:
+    put_pair(site, UNSLOTH, 'RL_REPLACEMENTS = {"grpo_compute_loss_slow": 1}\n')
+    first = run(site, "linkage")
+    (kept,) = (user_cache_folder()).glob("linkage-*.json")
+    before = kept.stat().st_mtime_ns
+    assert run(site, "linkage") == first
+    assert kept.stat().st_mtime_ns == before
+    (site.folder / "unsloth_zoo" / "rl_replacements.py").write_text("RL_REPLACEMENTS = {}\n")
+    (finding,) = linkage_of(site)
+    assert finding.severity is Severity.PROBLEM
+
+
+def test_a_kept_linkage_that_was_spoilt_is_made_again(site: Site) -> None:
+    put_pair(site, UNSLOTH, 'RL_REPLACEMENTS = {"grpo_compute_loss_slow": 1}\n')
+    first = run(site, "linkage")
+    (kept,) = (user_cache_folder()).glob("linkage-*.json")
+    kept.write_text('{"key": 1}')
+    assert run(site, "linkage") == first
 
 
 @pytest.mark.parametrize(
     ("source", "keys"),
     [
-        ('x = RL_REPLACEMENTS["a"]', [("a", True)]),
-        ('def f():\n    return RL_REPLACEMENTS["a"]', [("a", False)]),
-        ('class C:\n    x = RL_REPLACEMENTS["a"]', [("a", True)]),
-        ('x = RL_REPLACEMENTS.get("a")', []),
-        ('try:\n    x = RL_REPLACEMENTS["a"]\nexcept KeyError:\n    x = None', []),
-        ('try:\n    x = RL_REPLACEMENTS["a"]\nexcept OSError:\n    x = None', [("a", True)]),
-        ('RL_REPLACEMENTS["a"] = 1', []),
-        ("x = RL_REPLACEMENTS[name]", []),
-        ('x = OTHER["a"]', []),
+        ('x = RL_REPLACEMENTS["a"]', {"a"}),
+        ('def f():\n    return RL_REPLACEMENTS["a"]', {"a"}),
+        ('x = RL_REPLACEMENTS.get("a")', set()),
+        ('try:\n    x = RL_REPLACEMENTS["a"]\nexcept KeyError:\n    x = None', set()),
+        ('try:\n    x = RL_REPLACEMENTS["a"]\nexcept OSError:\n    x = None', {"a"}),
+        ('RL_REPLACEMENTS["a"] = 1', set()),
+        ("x = RL_REPLACEMENTS[name]", set()),
+        ('x = OTHER["a"]', set()),
     ],
 )
-def test_the_keys_that_a_source_takes(source: str, keys: list[tuple[str, bool]]) -> None:
-    assert [(use.key, use.at_import) for use in used_keys(source, Path("a.py"))] == keys
-
-
-def test_the_keys_that_a_source_defines() -> None:
-    source = (
-        'RL_REPLACEMENTS = {"a": 1, name: 2}\nRL_REPLACEMENTS["b"] = \\\n    2\nOTHER["c"] = 3\n'
-    )
-    assert defined_keys(source) == {"a", "b"}
+def test_the_keys_that_a_source_requires(source: str, keys: set[str]) -> None:
+    assert required_keys(source, "RL_REPLACEMENTS") == keys
 
 
 def test_a_known_break_is_reported_with_its_reference(site: Site) -> None:

@@ -68,6 +68,7 @@ def output(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
             marks=pytest.mark.skipif(PYTHON == "3.10", reason="trl 1.16 needs Python 3.11"),
         ),
         (["update", "--help"], 0),
+        (["check"], 2),
         (["verify"], 1),
         (["probe"], 0),
         (["probe", "--json"], 0),

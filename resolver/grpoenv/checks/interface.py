@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -10,6 +10,7 @@ from packaging.utils import NormalizedName
 from packaging.version import Version
 
 from grpoenv.distributions import Distribution
+from grpoenv.linker.sources import InstalledTree, SourceTree
 from grpoenv.lockfile import Lock
 from grpoenv.matrix import MAIN_PACKAGES, Matrix, Stack
 from grpoenv.probe import Probe
@@ -56,6 +57,8 @@ class Environment:
     """What the checks look at.
 
     ``stack`` and ``lock`` are those that grpoenv installed here, None where it installed none.
+    ``planned`` holds the sources of an environment that does not exist yet, None for one that does.
+    Of a package that is not in ``installed`` nothing is known unless that is ``complete``.
     """
 
     probe: Probe
@@ -63,6 +66,15 @@ class Environment:
     matrix: Matrix
     stack: Stack | None = None
     lock: Lock | None = None
+    planned: Mapping[NormalizedName, SourceTree] | None = None
+    complete: bool = True
+
+    @property
+    def trees(self) -> Mapping[NormalizedName, SourceTree]:
+        """The sources of each package that has some to read."""
+        if self.planned is not None:
+            return self.planned
+        return {name: InstalledTree(found) for name, found in self.installed.items()}
 
     @property
     def versions(self) -> dict[NormalizedName, Version]:

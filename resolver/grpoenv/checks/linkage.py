@@ -1,0 +1,150 @@
+"""Every name, key, module and call that one package of the stack takes from another is there.
+
+The packages are linked from their sources (``grpoenv.linker``); nothing is imported. What was found
+is kept in the user's cache until a RECORD or a source that was read changes.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packaging.utils import NormalizedName
+
+from grpoenv import __version__
+from grpoenv.checks.interface import MANAGED, Check, Environment, Finding, Severity
+from grpoenv.private_cache import read_private, user_cache_folder, write_private
+
+if TYPE_CHECKING:
+    from grpoenv.linker import Linkage
+
+__all__ = ["CHECK", "LINKED"]
+
+_LIMIT_BYTES = 16 * 1024 * 1024
+LINKED = frozenset(MANAGED) - {NormalizedName("numpy")} | {
+    NormalizedName(name) for name in ("vllm", "xformers", "triton")
+}
+"""numpy makes its names in C, so there is nothing to read."""
+
+_OPTIONAL = frozenset(
+    NormalizedName(name)
+    for name in ("vllm", "xformers", "deepspeed", "liger-kernel", "mergekit", "diffusers")
+)
+
+
+def _run(environment: Environment) -> Iterator[Finding]:
+    names = [name for name in environment.trees if name in LINKED]
+    if not names:
+        return
+    key = _key(environment, names)
+    folder = user_cache_folder()
+    kept = _kept(folder, key)
+    if kept is None:
+        kept, files = _link(environment, names)
+        _keep(folder, key, kept, files)
+    yield from kept
+
+
+def _link(
+    environment: Environment, names: Iterable[NormalizedName]
+) -> tuple[list[Finding], list[str]]:
+    from grpoenv.linker import Platform, link
+
+    interpreter, trees = environment.probe.interpreter, environment.trees
+    linkage = link(
+        [trees[name] for name in names],
+        platform=Platform.named(
+            interpreter.version, environment.probe.system, environment.probe.machine
+        ),
+        absent=(
+            (frozenset(LINKED) | _OPTIONAL) - frozenset(environment.installed)
+            if environment.complete
+            else frozenset()
+        ),
+    )
+    # What is in a wheel is told by the wheel's hash, which the key has.
+    files = [] if environment.planned is not None else list(linkage.paths)
+    findings = list(_findings(environment, linkage))
+    # Millions of syntax nodes are done with: to look for cycles in them costs as much as the linking.
+    gc.freeze()
+    return findings, files
+
+
+def _findings(environment: Environment, linkage: Linkage) -> Iterator[Finding]:
+    from grpoenv.linker import Phase
+
+    label = environment.label
+    for fault in linkage.faults:
+        if fault.caught:
+            continue
+        consumer = label(fault.need.consumer.tree.name)
+        provider = label(NormalizedName(fault.provider))
+        if fault.sure and fault.phase is Phase.IMPORT:
+            severity, when = Severity.PROBLEM, f"import {fault.start} fails"
+        elif fault.sure and fault.phase is Phase.RUN:
+            severity, when = Severity.PROBLEM, "it imports, and the default GRPO run fails"
+        else:
+            severity, when = Severity.WARNING, "fails if an option or the hardware leads there"
+        yield Finding(
+            severity,
+            consumer if consumer == provider else f"{consumer} with {provider}",
+            f"{fault.exception}: {fault.need.what}: {when}, because {consumer} "
+            f"{fault.need.verb} it and {fault.reason}",
+            fault.need.where,
+        )
+    for name, reason in linkage.unread.items():
+        yield Finding(Severity.UNDETERMINED, name, "cannot be looked into", reason)
+    yield Finding(
+        Severity.NOTE,
+        "the stack",
+        f"{linkage.met} needs of one package in another hold; "
+        f"{len(linkage.undecided)} cannot be told from sources",
+        f"{linkage.modules} modules read",
+    )
+
+
+def _key(environment: Environment, names: Iterable[NormalizedName]) -> str:
+    """Return what the result hangs on but for the sources themselves."""
+    digest = hashlib.sha256(f"{__version__} {sys.version_info[:2]}".encode())
+    interpreter = environment.probe.interpreter
+    digest.update(f"{interpreter.version} {environment.probe.system}".encode())
+    digest.update(f"{environment.probe.machine} {environment.complete}".encode())
+    digest.update(" ".join(sorted(_OPTIONAL & frozenset(environment.installed))).encode())
+    for name in names:
+        digest.update(environment.installed[name].fingerprint())
+    return digest.hexdigest()
+
+
+def _stamp(path: str) -> list[int]:
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _kept(folder: Path, key: str) -> list[Finding] | None:
+    raw = read_private(folder, f"linkage-{key[:16]}.json", _LIMIT_BYTES)
+    try:
+        data = json.loads(raw or b"")
+        if data["key"] != key or any(_stamp(p) != s for p, s in data["files"].items()):
+            return None
+        return [Finding(**{**f, "severity": Severity(f["severity"])}) for f in data["findings"]]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        return None
+
+
+def _keep(folder: Path, key: str, findings: Iterable[Finding], files: Iterable[str]) -> None:
+    try:
+        stamps = {path: _stamp(path) for path in files}
+    except OSError:
+        return
+    data = {"key": key, "files": stamps, "findings": [asdict(finding) for finding in findings]}
+    write_private(folder, f"linkage-{key[:16]}.json", json.dumps(data).encode())
+
+
+CHECK = Check("linkage", "what each package takes from another is there", _run)

@@ -1,0 +1,472 @@
+"""Evaluate expressions as far as files, versions and the platform tell; the rest is unknown."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from packaging.utils import NormalizedName, canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from grpoenv.linker.modules import Module
+from grpoenv.linker.values import (
+    UNKNOWN,
+    Absent,
+    Class,
+    Const,
+    Function,
+    Instance,
+    ModuleRef,
+    Registry,
+    Source,
+    Unknown,
+    Value,
+)
+
+if TYPE_CHECKING:
+    from grpoenv.linker.world import World
+
+__all__ = ["Evaluator", "Frame"]
+
+_MAX_DEPTH = 60
+_AVAILABLE = re.compile(r"^_?is_(\w+?)_(?:available|installed)$")
+_VERSION_TEST = re.compile(r"^is_(\w+?)_(?:version|greater_or_equal|less_or_equal)(?:_than)?$")
+_GENERATION = re.compile(r"_v?\d+$")
+_DEVICE = re.compile(r"^DEVICE_TYPE(?:_TORCH)?$")
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+
+
+@dataclass(eq=False)
+class Frame:
+    """Where names are looked up: a module's top level, or a function or class inside one.
+
+    ``local`` are the names that the function binds itself; what is not in ``names`` of them is
+    unknown. ``missing`` are names that a copied source left behind, with the module it is from.
+    """
+
+    module: Module
+    names: dict[str, Value] | None = None
+    local: frozenset[str] = frozenset()
+    parent: Frame | None = None
+    depth: int = 0
+    is_class: bool = False
+    missing: dict[str, Module] = field(default_factory=dict)
+
+
+class Evaluator:
+    """Evaluates expressions in a world, without any side effect."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._depth = 0
+
+    def truth(self, node: ast.expr, frame: Frame) -> bool | None:
+        """Return whether a condition is true, None if that cannot be told."""
+        return truth_of(self.eval(node, frame))
+
+    def eval(self, node: ast.expr, frame: Frame) -> Value:
+        """Return what an expression gives, ``Unknown`` where that cannot be told."""
+        if self._depth > _MAX_DEPTH:
+            return Unknown("too deeply nested")
+        self._depth += 1
+        try:
+            method = getattr(self, f"_eval_{type(node).__name__}", None)
+            return self.eval_other(node, frame) if method is None else method(node, frame)
+        finally:
+            self._depth -= 1
+
+    def eval_other(self, node: ast.expr, frame: Frame) -> Value:
+        """Evaluate an expression of which nothing can be known."""
+        return UNKNOWN
+
+    def _eval_Constant(self, node: ast.Constant, frame: Frame) -> Value:
+        if isinstance(node.value, (str, int, float, bool, type(None))):
+            return Const(node.value)
+        return UNKNOWN
+
+    def _eval_Tuple(self, node: ast.Tuple, frame: Frame) -> Value:
+        values = [self.eval(element, frame) for element in node.elts]
+        numbers = [v.value for v in values if isinstance(v, Const) and isinstance(v.value, int)]
+        return Const(tuple(numbers)) if len(numbers) == len(values) else UNKNOWN
+
+    def _eval_Name(self, node: ast.Name, frame: Frame) -> Value:
+        return self.name(node.id, frame)
+
+    def name(self, name: str, frame: Frame) -> Value:
+        """Return what a name means in ``frame``."""
+        scope: Frame | None = frame
+        innermost = True
+        while scope is not None:
+            if scope.names is not None and (innermost or not scope.is_class):
+                if name in scope.names:
+                    return scope.names[name]
+                if name in scope.local:
+                    return UNKNOWN
+            if name in scope.missing:
+                return self.missing_name(name, scope.missing[name], frame)
+            scope, innermost = scope.parent, False
+        found = self.world.lookup(frame.module.name, name)
+        if not isinstance(found, Absent) and not isinstance(found, Unknown):
+            return found
+        if name == "TYPE_CHECKING":
+            return Const(False)
+        if _DEVICE.match(name):
+            return Const(self.world.platform.device)
+        if isinstance(found, Absent) and hasattr(builtins, name):
+            return ModuleRef(f"builtins.{name}")
+        return found if isinstance(found, Unknown) else UNKNOWN
+
+    def missing_name(self, name: str, left_in: Module, frame: Frame) -> Value:
+        """Return what stands for a name that a copied source left behind."""
+        return UNKNOWN
+
+    def _eval_Attribute(self, node: ast.Attribute, frame: Frame) -> Value:
+        return self.attribute(self.eval(node.value, frame), node.attr, node, frame)
+
+    def attribute(self, value: Value, name: str, node: ast.AST, frame: Frame) -> Value:
+        """Return an attribute of a value."""
+        if isinstance(value, ModuleRef):
+            return self._module_attribute(value, name, node, frame)
+        if isinstance(value, Source):
+            value = value.of
+        if isinstance(value, (Class, Instance)):
+            # what torch.autograd.Function calls with one argument of its own before the others
+            return self.member(value, "forward" if name == "apply" else name)
+        if isinstance(value, Const) and isinstance(value.value, Version):
+            return _version_part(value.value, name)
+        return UNKNOWN
+
+    def _module_attribute(self, module: ModuleRef, name: str, node: ast.AST, frame: Frame) -> Value:
+        """Return an attribute of a module."""
+        if self.world.tree_of(module.name) is None:
+            return self._external(f"{module.name}.{name}")
+        found = self.world.lookup(module.name, name)
+        if isinstance(found, Absent):
+            return self._missing_attribute(module, name, found, node, frame)
+        return found
+
+    def _missing_attribute(
+        self, module: ModuleRef, name: str, absent: Absent, node: ast.AST, frame: Frame
+    ) -> Value:
+        """Return what stands for an attribute that is not there."""
+        return UNKNOWN
+
+    def member(self, value: Class | Instance, name: str) -> Value:
+        """Return a method of a class or an object, looked up along its bases."""
+        cls = value.cls if isinstance(value, Instance) else value
+        owner = self.find_member(cls, name)
+        if isinstance(owner, Function):
+            static = any(_decorator_name(d) == "staticmethod" for d in owner.node.decorator_list)
+            by_class = any(_decorator_name(d) == "classmethod" for d in owner.node.decorator_list)
+            bound = not static and (isinstance(value, Instance) or by_class)
+            bound = bound or name == "forward"
+            if any(_decorator_name(d) in ("property", "setter") for d in owner.node.decorator_list):
+                return UNKNOWN
+            return Function(owner.module, owner.node, owner.owner, bound)
+        return UNKNOWN
+
+    def find_member(self, cls: Class, name: str, depth: int = 0) -> Function | Unknown | None:
+        """Return the method ``name``; None where the class and all its bases have none."""
+        if depth > 20:
+            return UNKNOWN
+        if (cls.module.name, f"{cls.node.name}.{name}") in self.world.patched:
+            return UNKNOWN
+        for statement in reversed(cls.node.body):
+            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                if statement.name == name:
+                    return Function(cls.module, statement, cls)
+            elif not isinstance(statement, (ast.Expr, ast.Pass)):
+                if name in _mentioned(statement):
+                    return UNKNOWN
+        for base in cls.node.bases:
+            value = self.world.evaluator.eval(base, Frame(cls.module))
+            if isinstance(value, ModuleRef) and value.name in ("builtins.object", "abc.ABC"):
+                continue
+            if not isinstance(value, Class):
+                return UNKNOWN
+            found = self.find_member(value, name, depth + 1)
+            if found is not None:
+                return found
+        return None
+
+    def _eval_Subscript(self, node: ast.Subscript, frame: Frame) -> Value:
+        value = self.eval(node.value, frame)
+        index = self.eval(node.slice, frame)
+        if isinstance(value, Registry) and isinstance(index, Const):
+            return self._item(value, str(index.value), node, frame)
+        if isinstance(value, Const) and isinstance(value.value, tuple):
+            if isinstance(index, Const) and isinstance(index.value, int):
+                if -len(value.value) <= index.value < len(value.value):
+                    return Const(value.value[index.value])
+            if isinstance(node.slice, ast.Slice) and node.slice.lower is None:
+                upper = node.slice.upper
+                if isinstance(upper, ast.Constant) and isinstance(upper.value, int):
+                    return Const(value.value[: upper.value])
+        return UNKNOWN
+
+    def _item(self, registry: Registry, key: str, node: ast.AST, frame: Frame) -> Value:
+        """Return what a registry holds under a key."""
+        items = self.world.items(registry)
+        if isinstance(items, Unknown):
+            return items
+        if key not in items:
+            return self._missing_item(registry, key, node, frame)
+        value = self.world.evaluator.eval(items[key], Frame(registry.module))
+        return Source(value.of, key) if isinstance(value, Source) else value
+
+    def _missing_item(self, registry: Registry, key: str, node: ast.AST, frame: Frame) -> Value:
+        """Return what stands for a key that is not there."""
+        return UNKNOWN
+
+    def _eval_Call(self, node: ast.Call, frame: Frame) -> Value:
+        holder: Value = UNKNOWN
+        if isinstance(node.func, ast.Attribute):
+            holder = self.eval(node.func.value, frame)
+            callee = self.attribute(holder, node.func.attr, node.func, frame)
+        else:
+            callee = self.eval(node.func, frame)
+        arguments = [self.eval(argument, frame) for argument in node.args]
+        for keyword in node.keywords:
+            self.eval(keyword.value, frame)
+        if isinstance(node.func, ast.Attribute):
+            made = _text_method(holder, node.func.attr, arguments)
+            if made is not None:
+                return made
+        known = self._known_call(node, callee, arguments)
+        return self.call(callee, node, frame) if known is None else known
+
+    def call(self, callee: Value, node: ast.Call, frame: Frame) -> Value:
+        """Return what a call gives of which only the callee is known."""
+        return Instance(callee) if isinstance(callee, Class) else UNKNOWN
+
+    def _eval_JoinedStr(self, node: ast.JoinedStr, frame: Frame) -> Value:
+        for value in node.values:
+            if isinstance(value, ast.FormattedValue):
+                found = self.eval(value.value, frame)
+                if isinstance(found, Source):
+                    return found
+        return UNKNOWN
+
+    def _eval_BinOp(self, node: ast.BinOp, frame: Frame) -> Value:
+        sides = [self.eval(node.left, frame), self.eval(node.right, frame)]
+        return next((side for side in sides if isinstance(side, Source)), UNKNOWN)
+
+    def _eval_UnaryOp(self, node: ast.UnaryOp, frame: Frame) -> Value:
+        value = self.eval(node.operand, frame)
+        if isinstance(node.op, ast.Not):
+            truth = truth_of(value)
+            return UNKNOWN if truth is None else Const(not truth)
+        return UNKNOWN
+
+    def _eval_BoolOp(self, node: ast.BoolOp, frame: Frame) -> Value:
+        stops_at = isinstance(node.op, ast.Or)
+        value: Value = UNKNOWN
+        unsure = False
+        for operand in node.values:
+            value = self.eval(operand, frame)
+            truth = truth_of(value)
+            if truth is stops_at:
+                return Const(stops_at) if unsure else value
+            unsure = unsure or truth is None
+        return UNKNOWN if unsure else value
+
+    def _eval_IfExp(self, node: ast.IfExp, frame: Frame) -> Value:
+        truth = self.truth(node.test, frame)
+        if truth is None:
+            return UNKNOWN
+        return self.eval(node.body if truth else node.orelse, frame)
+
+    def _eval_NamedExpr(self, node: ast.NamedExpr, frame: Frame) -> Value:
+        return self.eval(node.value, frame)
+
+    def _eval_Compare(self, node: ast.Compare, frame: Frame) -> Value:
+        left = self.eval(node.left, frame)
+        rights = [self.eval(right, frame) for right in node.comparators]
+        if len(rights) != 1:
+            return UNKNOWN
+        return _compare(left, node.ops[0], rights[0])
+
+    def _external(self, path: str) -> Value:
+        """Return a name of a module outside the world, by its full path."""
+        platform = self.world.platform
+        known: dict[str, Const] = {
+            "sys.platform": Const(platform.sys_platform),
+            "sys.version_info": Const(platform.python),
+            "os.name": Const(platform.os_name),
+            "typing.TYPE_CHECKING": Const(False),
+        }
+        return known.get(path, ModuleRef(path))
+
+    def _known_call(self, node: ast.Call, callee: Value, arguments: list[Value]) -> Value | None:
+        """Return what one of the few functions gives whose answer the world knows."""
+        name = callee.name if isinstance(callee, ModuleRef) else _function_name(callee, node)
+        texts = [a.value for a in arguments if isinstance(a, Const) and isinstance(a.value, str)]
+        last = name.rpartition(".")[2]
+        if name == "inspect.getsource" and arguments:
+            of = arguments[0]
+            if isinstance(of, (Function, Class)):
+                return Source(of, of.node.name)
+            return of if isinstance(of, Source) else UNKNOWN
+        if last in ("Version", "parse") and len(texts) == 1 and "json" not in name:
+            return _version(texts[0])
+        if name in ("importlib.metadata.version", "importlib_metadata.version") and texts:
+            return self._installed_version(texts[0])
+        if name == "importlib.util.find_spec" and texts:
+            there = self.world.has_module(texts[0])
+            return UNKNOWN if there is None else Const(True if there else None)
+        if name in ("platform.system", "platform.machine"):
+            platform = self.world.platform
+            return Const(platform.system if last == "system" else platform.machine)
+        if name == "builtins.hasattr" and len(arguments) == 2 and texts:
+            return self._has(arguments[0], texts[0])
+        if name == "builtins.getattr" and len(arguments) > 1 and texts:
+            return self._get(arguments, texts[0])
+        return self._availability(last, arguments, texts)
+
+    def _availability(
+        self, function: str, arguments: list[Value], texts: list[str]
+    ) -> Value | None:
+        if (match := _AVAILABLE.match(function)) and not arguments:
+            return self._is_installed(match[1])
+        if match := _VERSION_TEST.match(function):
+            have = self.world.versions.get(canonicalize_name(match[1]))
+            compare = texts[0] if len(texts) == 2 else "<=" if "less" in function else ">="
+            if have is not None and texts and compare in _OPERATORS:
+                want = _version(texts[-1])
+                if isinstance(want, Const):
+                    return Const(bool(_OPERATORS[compare](have, want.value)))
+        return None
+
+    def _installed_version(self, name: str) -> Value:
+        have = self.world.versions.get(canonicalize_name(name))
+        return Const(str(have)) if have is not None else UNKNOWN
+
+    def _is_installed(self, name: str) -> Value | None:
+        canonical: NormalizedName = canonicalize_name(name)
+        if canonical in self.world.trees:
+            return Const(True)
+        canonical = canonicalize_name(_GENERATION.sub("", name))  # as in is_flash_attn_2_available
+        return Const(False) if canonical in self.world.absent else None
+
+    def _has(self, value: Value, name: str) -> Value:
+        if isinstance(value, ModuleRef) and self.world.tree_of(value.name) is not None:
+            found = self.world.lookup(value.name, name)
+            if isinstance(found, Unknown):
+                return UNKNOWN
+            return Const(not isinstance(found, Absent))
+        return UNKNOWN
+
+    def _get(self, arguments: list[Value], name: str) -> Value:
+        if isinstance(arguments[0], ModuleRef) and self.world.tree_of(arguments[0].name):
+            found = self.world.lookup(arguments[0].name, name)
+            if isinstance(found, Absent):
+                return arguments[2] if len(arguments) > 2 else UNKNOWN
+            return found
+        return UNKNOWN
+
+
+def _text_method(holder: Value, method: str, arguments: list[Value]) -> Value | None:
+    """Return what a text method gives, where the text is a constant or a copied source."""
+    if isinstance(holder, Source) and method in ("replace", "strip", "rstrip"):
+        return holder
+    if isinstance(holder, Const) and isinstance(holder.value, str):
+        texts = [a.value for a in arguments if isinstance(a, Const)]
+        if method in ("startswith", "endswith") and len(texts) == 1:
+            return Const(bool(getattr(holder.value, method)(str(texts[0]))))
+        if method in ("lower", "upper", "strip") and not arguments:
+            return Const(str(getattr(holder.value, method)()))
+        return next((a for a in arguments if isinstance(a, Source)), UNKNOWN)
+    return None
+
+
+def truth_of(value: Value) -> bool | None:
+    """Return whether a value is true, None if that cannot be told."""
+    if isinstance(value, Const):
+        return True if isinstance(value.value, Version) else bool(value.value)
+    if isinstance(value, (Function, Class, Source)):
+        return True
+    if isinstance(value, ModuleRef):
+        return None if "." in value.name else True
+    return None
+
+
+def _compare(left: Value, comparison: ast.cmpop, right: Value) -> Value:
+    if isinstance(comparison, (ast.Is, ast.IsNot)):
+        if right != Const(None) or isinstance(left, Unknown):
+            return UNKNOWN
+        if isinstance(left, (ModuleRef, Instance, Registry)) and truth_of(left) is None:
+            return UNKNOWN
+        return Const((left == Const(None)) is isinstance(comparison, ast.Is))
+    if not isinstance(left, Const) or not isinstance(right, Const):
+        return UNKNOWN
+    function = _COMPARISONS.get(type(comparison))
+    if function is None:
+        return UNKNOWN
+    first, second = left.value, right.value
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        first = first[: max(len(second), 1)] if isinstance(comparison, ast.Eq) else first
+    try:
+        return Const(bool(function(first, second)))
+    except TypeError:
+        return UNKNOWN
+
+
+def _version(text: str) -> Value:
+    try:
+        return Const(Version(text))
+    except InvalidVersion:
+        return UNKNOWN
+
+
+def _version_part(version: Version, name: str) -> Value:
+    if name in ("major", "minor", "micro"):
+        return Const(int(getattr(version, name)))
+    if name == "release":
+        return Const(version.release)
+    if name in ("base_version", "public"):
+        return Const(str(getattr(version, name)))
+    return UNKNOWN
+
+
+def _function_name(callee: Value, node: ast.Call) -> str:
+    if isinstance(callee, Function):
+        return callee.node.name
+    if isinstance(node.func, ast.Name):
+        return node.func.id
+    return node.func.attr if isinstance(node.func, ast.Attribute) else ""
+
+
+def _decorator_name(node: ast.expr) -> str:
+    if isinstance(node, ast.Call):
+        return _decorator_name(node.func)
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _mentioned(statement: ast.stmt) -> set[str]:
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)} | {
+        node.name
+        for node in ast.walk(statement)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    }

@@ -1,0 +1,81 @@
+"""Names that a package hands out on first use: transformers' ``_LazyModule`` and its relatives."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from grpoenv.linker.modules import Module
+
+__all__ = ["gathered_names", "is_lazy", "lazy_names", "scanned_folders"]
+
+_LAZY = re.compile(r"_LazyModule\(|__getattr__\s*,[^=\n]*=\s*[\w.]*attach\(")
+_SCANS = re.compile(r"define_import_structure\(([^()]*(?:\([^()]*\)[^()]*)*)\)")
+_ALL = re.compile(rb"^__all__\s*(?::[^=\n]*)?\+?=\s*[\[(]([^\])]*)[\])]", re.MULTILINE)
+_NAME = re.compile(rb"[\"'](\w+)[\"']")
+_DECORATED = re.compile(
+    rb"^@(?:export|requires)\(.*?^(?:class|def)\s+(\w+)", re.MULTILINE | re.DOTALL
+)
+
+
+def is_lazy(module: Module) -> bool:
+    """Tell whether the module gives out names through a known lazy loader."""
+    return bool(_LAZY.search(module.text))
+
+
+def lazy_names(module: Module) -> dict[str, str]:
+    """Return each name that the module's own structure lists, with the module that defines it."""
+    found: dict[str, str] = {}
+    for statement, _ in module.statements:
+        for submodule, name in _listed(statement):
+            found.setdefault(name, f"{module.name}.{submodule}")
+    return found
+
+
+def scanned_folders(module: Module) -> list[str]:
+    """Return the packages below which the loader gathers every ``__all__``."""
+    folders = []
+    for match in _SCANS.finditer(module.text):
+        parts = re.findall(r"/\s*[\"'](\w+)[\"']", match[1])
+        folders.append(".".join([module.name, *parts]))
+    return folders
+
+
+def gathered_names(raw: bytes) -> set[str]:
+    """Return what a scanned source exports: its ``__all__`` and what it decorates as exported."""
+    names = {name.decode() for block in _ALL.finditer(raw) for name in _NAME.findall(block[1])}
+    if b"@requires(" in raw or b"@export(" in raw:
+        names |= {name.decode() for name in _DECORATED.findall(raw)}
+    return names
+
+
+def _listed(statement: ast.stmt) -> Iterator[tuple[str, str]]:
+    """Yield (submodule, name) pairs that a statement puts into an import structure."""
+    if isinstance(statement, (ast.Assign, ast.AnnAssign)) and isinstance(statement.value, ast.Dict):
+        for key, names in zip(statement.value.keys, statement.value.values, strict=True):
+            if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                yield from ((key.value, name) for name in _texts(names))
+        return
+    target: ast.expr | None = None
+    value: ast.expr | None = None
+    if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+        target, value = statement.targets[0], statement.value
+    elif isinstance(statement, ast.AugAssign):
+        target, value = statement.target, statement.value
+    elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        call = statement.value
+        if isinstance(call.func, ast.Attribute) and call.func.attr in ("append", "extend"):
+            target, value = call.func.value, call.args[0] if call.args else None
+    if isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant):
+        if value is not None and isinstance(target.slice.value, str):
+            yield from ((target.slice.value, name) for name in _texts(value))
+
+
+def _texts(node: ast.expr) -> list[str]:
+    elements = node.elts if isinstance(node, (ast.List, ast.Tuple, ast.Set)) else [node]
+    return [
+        element.value
+        for element in elements
+        if isinstance(element, ast.Constant) and isinstance(element.value, str)
+    ]

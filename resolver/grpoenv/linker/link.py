@@ -1,0 +1,114 @@
+"""Link packages: follow what a user does first, and say what is certainly broken."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from packaging.utils import NormalizedName
+
+from grpoenv.linker.execute import Interpreter
+from grpoenv.linker.faults import Fault, Faults
+from grpoenv.linker.sources import SourceTree
+from grpoenv.linker.trainer import follow_default_run
+from grpoenv.linker.world import Platform, World
+
+__all__ = ["FOLLOWED", "Linkage", "link", "roomy"]
+
+FOLLOWED = frozenset(
+    NormalizedName(name)
+    for name in (
+        "unsloth",
+        "unsloth-zoo",
+        "trl",
+        "transformers",
+        "peft",
+        "accelerate",
+        "datasets",
+        "huggingface-hub",
+    )
+)
+"""The packages that are followed statement by statement; of others only the names are read."""
+
+_WITH_OPTIONS = frozenset(
+    NormalizedName(name) for name in ("unsloth", "unsloth-zoo", "trl", "peft")
+)
+"""The packages whose other functions are followed too: what an option leads to."""
+
+_STARTS = (
+    ("unsloth", "unsloth"),
+    ("trl", "trl"),
+    ("trl", "trl.trainer.grpo_trainer"),
+    ("peft", "peft"),
+    ("accelerate", "accelerate"),
+    ("transformers", "transformers"),
+    ("datasets", "datasets"),
+)
+"""What a GRPO program imports, by the package that has it."""
+
+_DEPTH = 5_000
+
+
+@dataclass(frozen=True)
+class Linkage:
+    """What linking found.
+
+    ``faults`` are the needs that are certainly not met, those of the import first, in the order in
+    which Python would meet them; ``met`` counts the needs that hold, ``undecided`` gives a reason
+    for each that cannot be told, ``unread`` for each module that could not be looked into.
+    """
+
+    faults: tuple[Fault, ...]
+    met: int
+    undecided: dict[tuple[str, str, str], str]
+    unread: dict[str, str]
+    modules: int
+    paths: tuple[str, ...]
+
+
+def link(
+    trees: Iterable[SourceTree],
+    *,
+    platform: Platform | None = None,
+    absent: frozenset[NormalizedName] = frozenset(),
+    starts: Iterable[tuple[str, str]] = _STARTS,
+) -> Linkage:
+    """Link ``trees``; ``absent`` are packages that are certainly not installed beside them.
+
+    ``starts`` are (package, module) pairs; each module is imported where its package is there.
+    """
+    with roomy():
+        world = World(trees, platform=platform, absent=absent)
+        faults = Faults()
+        interpreter = Interpreter(world, FOLLOWED, faults)
+        for package, module in starts:
+            if NormalizedName(package) in world.trees and world.has_module(module):
+                interpreter.begin(module)
+        follow_default_run(interpreter)
+        interpreter.follow_the_rest(_WITH_OPTIONS)
+    undecided = {k: v for k, v in faults.undecided.items() if k in faults.needs}
+    return Linkage(
+        faults=tuple(faults.found.values()),
+        met=len(faults.needs) - len(undecided),
+        undecided=undecided,
+        unread=faults.opaque_modules,
+        modules=len(world.parsed),
+        paths=tuple(module.where() for module in world.parsed),
+    )
+
+
+@contextmanager
+def roomy() -> Iterator[None]:
+    """Let syntax trees pile up without the collector walking them, and calls nest deeply."""
+    collecting, depth = gc.isenabled(), sys.getrecursionlimit()
+    gc.disable()
+    sys.setrecursionlimit(max(depth, _DEPTH))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(depth)
+        if collecting:
+            gc.enable()

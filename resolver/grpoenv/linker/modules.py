@@ -1,0 +1,264 @@
+"""One module: its syntax tree, and what its top level binds, without running any of it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from grpoenv.linker.sources import SourceTree
+
+__all__ = ["Binding", "Module", "Opaque", "Test", "catches", "parse"]
+
+Test = tuple[ast.expr, bool] | None
+"""A condition that a statement stands under and the value it needs; None where no test can tell."""
+
+Kind = Literal["import", "from", "star", "function", "class", "value", "deleted", "other"]
+_Block = tuple[Sequence[ast.stmt], tuple[Test, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """One place at which a module's top level binds a name.
+
+    ``module`` and ``name`` are what an import takes; ``tests`` is what the statement stands under.
+    """
+
+    kind: Kind
+    node: ast.AST
+    tests: tuple[Test, ...]
+    module: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """A module that is there and cannot be looked into, with the reason."""
+
+    name: str
+    reason: str
+
+
+@dataclass(eq=False)
+class Module:
+    """A parsed module; ``path`` is relative to site-packages."""
+
+    name: str
+    path: str
+    is_package: bool
+    tree: SourceTree
+    text: str
+    body: list[ast.stmt] = field(repr=False)
+
+    @cached_property
+    def bindings(self) -> dict[str, list[Binding]]:
+        """Every name that a statement of the top level binds, in order; stars under ``"*"``."""
+        found: dict[str, list[Binding]] = {}
+        for statement, tests in self.statements:
+            for name, binding in _bound_by(statement, tests, self):
+                found.setdefault(name, []).append(binding)
+        return found
+
+    @cached_property
+    def future_annotations(self) -> bool:
+        """Whether annotations are never evaluated."""
+        return any(
+            isinstance(statement, ast.ImportFrom) and statement.module == "__future__"
+            for statement in self.body[:10]
+        ) and any(
+            alias.name == "annotations"
+            for statement in self.body[:10]
+            if isinstance(statement, ast.ImportFrom)
+            for alias in statement.names
+        )
+
+    def resolve_relative(self, module: str | None, level: int) -> str:
+        """Return the absolute name of a ``from .module import``."""
+        if not level:
+            return module or ""
+        parts = self.name.split(".")
+        keep = len(parts) - level + (1 if self.is_package else 0)
+        base = parts[: max(keep, 0)]
+        return ".".join([*base, module] if module else base)
+
+    @cached_property
+    def statements(self) -> list[tuple[ast.stmt, tuple[Test, ...]]]:
+        """Every statement that the top level may run, with what it stands under."""
+        return list(_statements(self.body, ()))
+
+    def where(self, node: ast.AST | None = None) -> str:
+        """Return file and line."""
+        line = getattr(node, "lineno", None)
+        return self.tree.locate(self.path) + (f":{line}" if line else "")
+
+    @cached_property
+    def dynamic(self) -> str:
+        """Why names may be bound that no statement shows, empty where none may."""
+        for statement, _ in self.statements:
+            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                continue
+            for node in _own_expressions(statement):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                    if node.func.id in ("exec", "globals", "vars", "locals"):
+                        if node.func.id != "exec" and "__file__" in ast.dump(statement):
+                            continue
+                        return f"{self.where(node)} calls {node.func.id}()"
+        for match in re.finditer(
+            r"globals\(\)\s*(\[[^\]]*\]\s*=[^=]|\.update\(|\.setdefault\()", self.text
+        ):
+            line = self.text.count("\n", 0, match.start()) + 1
+            return f"{self.tree.locate(self.path)}:{line} writes globals()"
+        return ""
+
+    def sets_global(self, name: str) -> bool:
+        """Tell whether a function declares ``name`` global, or runs text that may define it."""
+        word = re.escape(name)
+        if re.search(rf"^\s+global\b[^\n]*\b{word}\b", self.text, re.MULTILINE):
+            return True
+        return (
+            "globals()" in self.text
+            and "exec(" in self.text
+            and bool(re.search(rf"\b{word}\b", self.text))
+        )
+
+
+def parse(tree: SourceTree, path: str, name: str, is_package: bool) -> Module | Opaque:
+    """Read and parse one source; whatever is wrong with it becomes the reason of an Opaque."""
+    try:
+        raw = tree.read(path)
+    except (OSError, KeyError, ValueError) as error:
+        return Opaque(name, f"{tree.locate(path)} cannot be read: {error}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            body = ast.parse(raw).body
+        text = raw.decode("utf-8", errors="replace")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return Opaque(name, f"{tree.locate(path)} cannot be parsed: {error}")
+    return Module(name, path, is_package, tree, text, body)
+
+
+def catches(handler: ast.ExceptHandler) -> frozenset[str] | None:
+    """Return the names of the exceptions that ``handler`` catches and keeps, None for all.
+
+    A handler that ends in ``raise`` keeps none.
+    """
+    if handler.body and isinstance(handler.body[-1], ast.Raise):
+        return frozenset()
+    if handler.type is None:
+        return None
+    types = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    names = frozenset(
+        node.id if isinstance(node, ast.Name) else node.attr
+        for node in types
+        if isinstance(node, (ast.Name, ast.Attribute))
+    )
+    return None if names & {"Exception", "BaseException"} else names
+
+
+def _own_expressions(statement: ast.stmt) -> Iterator[ast.AST]:
+    """Walk the expressions of a statement, not the statements inside it nor deferred code."""
+    queue: list[ast.AST] = [
+        child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.expr)
+    ]
+    while queue:
+        node = queue.pop()
+        yield node
+        if not isinstance(node, ast.Lambda):
+            queue += ast.iter_child_nodes(node)
+
+
+def _blocks(statement: ast.stmt, tests: tuple[Test, ...]) -> list[_Block]:
+    """Return the blocks inside a compound statement that run where it stands."""
+    if isinstance(statement, ast.If):
+        return [
+            (statement.body, (*tests, (statement.test, True))),
+            (statement.orelse, (*tests, (statement.test, False))),
+        ]
+    if isinstance(statement, ast.Try) or type(statement).__name__ == "TryStar":
+        assert isinstance(statement, ast.Try)
+        kept = any(catches(handler) != frozenset() for handler in statement.handlers)
+        inner = (*tests, None) if kept else tests
+        return [
+            (statement.body, inner),
+            *((handler.body, (*tests, None)) for handler in statement.handlers),
+            (statement.orelse, inner),
+            (statement.finalbody, tests),
+        ]
+    if isinstance(statement, (ast.With, ast.AsyncWith)):
+        return [(statement.body, tests)]
+    if isinstance(statement, (ast.For, ast.AsyncFor, ast.While)):
+        return [(statement.body, (*tests, None)), (statement.orelse, (*tests, None))]
+    if isinstance(statement, ast.Match):
+        return [(case.body, (*tests, None)) for case in statement.cases]
+    return []
+
+
+def _statements(
+    body: Sequence[ast.stmt], tests: tuple[Test, ...]
+) -> Iterator[tuple[ast.stmt, tuple[Test, ...]]]:
+    for statement in body:
+        yield statement, tests
+        for inner, inner_tests in _blocks(statement, tests):
+            yield from _statements(inner, inner_tests)
+
+
+def _bound_by(
+    statement: ast.stmt, tests: tuple[Test, ...], module: Module
+) -> Iterator[tuple[str, Binding]]:
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        yield statement.name, Binding("function", statement, tests)
+    elif isinstance(statement, ast.ClassDef):
+        yield statement.name, Binding("class", statement, tests)
+    elif isinstance(statement, ast.Import):
+        for alias in statement.names:
+            target = alias.name if alias.asname else alias.name.partition(".")[0]
+            name = alias.asname or target
+            yield name, Binding("import", statement, tests, target)
+    elif isinstance(statement, ast.ImportFrom):
+        source = module.resolve_relative(statement.module, statement.level)
+        for alias in statement.names:
+            kind: Kind = "star" if alias.name == "*" else "from"
+            yield alias.asname or alias.name, Binding(kind, statement, tests, source, alias.name)
+    elif isinstance(statement, ast.Delete):
+        for target_node in statement.targets:
+            if isinstance(target_node, ast.Name):
+                yield target_node.id, Binding("deleted", statement, tests)
+    else:
+        yield from _assigned_by(statement, tests)
+
+
+def _assigned_by(statement: ast.stmt, tests: tuple[Test, ...]) -> Iterator[tuple[str, Binding]]:
+    if isinstance(statement, ast.Assign):
+        for target in statement.targets:
+            for name in _names(target):
+                kind: Kind = "value" if isinstance(target, ast.Name) else "other"
+                yield name, Binding(kind, statement.value, tests)
+    elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        for name in _names(statement.target):
+            yield name, Binding("value", statement.value, tests)
+    elif isinstance(statement, (ast.For, ast.AsyncFor)):
+        for name in _names(statement.target):
+            yield name, Binding("other", statement, (*tests, None))
+    elif isinstance(statement, (ast.With, ast.AsyncWith)):
+        for item in statement.items:
+            if item.optional_vars is not None:
+                for name in _names(item.optional_vars):
+                    yield name, Binding("other", statement, tests)
+    for node in _own_expressions(statement):
+        if isinstance(node, ast.NamedExpr):
+            yield node.target.id, Binding("other", node, tests)
+
+
+def _names(target: ast.expr) -> Iterator[str]:
+    if isinstance(target, ast.Name):
+        yield target.id
+    elif isinstance(target, (ast.Tuple, ast.List)):
+        for element in target.elts:
+            yield from _names(element)
+    elif isinstance(target, ast.Starred):
+        yield from _names(target.value)

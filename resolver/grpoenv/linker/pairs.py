@@ -1,0 +1,159 @@
+"""Pairs of releases of two packages that import each other, many at a time.
+
+Each release is followed once, alone; what it takes from the other package is written down in the
+order in which an import of it gets there (`scan`). A pair is then only looked up: does the other
+release have each of these? An answer is worked out once for each need and release.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from grpoenv.linker.evaluate import Frame
+from grpoenv.linker.execute import Interpreter
+from grpoenv.linker.faults import Faults, Phase
+from grpoenv.linker.link import FOLLOWED, roomy
+from grpoenv.linker.sources import SourceTree
+from grpoenv.linker.values import Absent, Const, ModuleRef, Registry, Unknown, Value
+from grpoenv.linker.world import World
+
+__all__ = ["Answers", "Scan", "Taken", "first_failure", "scan"]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One thing that an import certainly takes from the other package; ``key`` of a registry."""
+
+    module: str
+    name: str = ""
+    key: str = ""
+
+    @property
+    def what(self) -> str:
+        """The thing as it reads in a message."""
+        dotted = f"{self.module}.{self.name}" if self.name else self.module
+        return f"{dotted}[{self.key!r}]" if self.key else dotted
+
+    @property
+    def exception(self) -> str:
+        """What Python raises where it is not there."""
+        return "KeyError" if self.key else "ImportError" if self.name else "ModuleNotFoundError"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What importing each module of one release takes from the other package, in order.
+
+    A thing comes with the place that takes it (``"file:line"``).
+    """
+
+    version: str
+    takes: Mapping[str, tuple[tuple[Taken, str], ...]]
+
+
+class _Recorder(Interpreter):
+    """Writes down what is taken from a package that is not there."""
+
+    def __init__(self, world: World, other: str) -> None:
+        super().__init__(world, FOLLOWED, Faults())
+        self.other = other
+        self.taken: dict[Taken, str] = {}
+
+    def _note(self, taken: Taken, node: ast.AST, frame: Frame) -> None:
+        certain = self.sure and self.phase is Phase.IMPORT and self._kept() == frozenset()
+        if certain and taken not in self.taken:
+            self.taken[taken] = f"{frame.module.path}:{getattr(node, 'lineno', 0)}"
+
+    def _concerns(self, module: str) -> bool:
+        return module.partition(".")[0] == self.other
+
+    def _require_module(self, name: str, node: ast.AST, frame: Frame) -> None:
+        if self._concerns(name):
+            parts = name.split(".")
+            for end in range(1, len(parts) + 1):
+                self._note(Taken(".".join(parts[:end])), node, frame)
+        super()._require_module(name, node, frame)
+
+    def _take(self, source: str, name: str, node: ast.AST, frame: Frame) -> Value:
+        if self._concerns(source):
+            self._note(Taken(source, name), node, frame)
+        return super()._take(source, name, node, frame)
+
+    def _eval_Subscript(self, node: ast.Subscript, frame: Frame) -> Value:
+        value = self.eval(node.value, frame)
+        if isinstance(value, ModuleRef) and self._concerns(value.name):
+            key = self.eval(node.slice, frame)
+            if isinstance(key, Const) and isinstance(node.ctx, ast.Load):
+                module, _, name = value.name.rpartition(".")
+                self._note(Taken(module, name, str(key.value)), node, frame)
+        return super()._eval_Subscript(node, frame)
+
+
+def scan(tree: SourceTree, other: str, modules: Iterable[str]) -> Scan:
+    """Follow the import of each of ``modules`` of a release, one after the other, each anew."""
+    takes = {}
+    with roomy():
+        world = World([tree])
+        for module in modules:
+            if world.has_module(module):
+                recorder = _Recorder(world, other)
+                recorder.begin(module)
+                takes[module] = tuple(recorder.taken.items())
+    return Scan(str(tree.version), takes)
+
+
+class Answers:
+    """Whether one release has what another takes: each answer is worked out once."""
+
+    def __init__(self, tree: SourceTree, known: Mapping[Taken, bool | None] | None = None) -> None:
+        self.tree = tree
+        self._world: World | None = None
+        self.known: dict[Taken, bool | None] = dict(known or {})
+
+    def has(self, taken: Taken) -> bool | None:
+        """Tell whether it is there, None if that cannot be told from sources."""
+        if taken not in self.known:
+            if self._world is None:
+                self._world = World([self.tree])
+            with roomy():
+                self.known[taken] = _has(self._world, taken)
+        return self.known[taken]
+
+
+def _has(world: World, taken: Taken) -> bool | None:
+    if not taken.name:
+        return world.has_module(taken.module)
+    if not world.has_module(taken.module):
+        return False
+    found = world.lookup(taken.module, taken.name)
+    if isinstance(found, Absent):
+        return False
+    if not taken.key:
+        return None if isinstance(found, Unknown) and found.reason else True
+    if not isinstance(found, Registry):
+        return None
+    items = world.items(found)
+    return None if isinstance(items, Unknown) else taken.key in items
+
+
+def first_failure(
+    importer: Scan, start: str, answers: Answers, other: Scan, back: Answers
+) -> tuple[Taken, str] | None:
+    """Return what first stops ``import start`` in a pair and the place, None if nothing does.
+
+    ``answers`` are those of the other release, ``other`` what its modules take in turn, which
+    ``back`` answers.
+    """
+    seen: set[str] = set()
+    for taken, place in importer.takes.get(start, ()):
+        if answers.has(taken) is False:
+            return taken, place
+        if taken.module in seen:
+            continue
+        seen.add(taken.module)
+        for returned, there in other.takes.get(taken.module, ()):
+            if back.has(returned) is False:
+                return returned, there
+    return None

@@ -1,0 +1,166 @@
+"""The default GRPO run: what happens after the imports, and the trainer that unsloth writes.
+
+unsloth writes a trainer of its own into a file: trl's trainer with some methods replaced, and with
+functions whose source it copies, among them the losses of unsloth_zoo's registry. Such a function
+loses the module around it. The file has the names that unsloth's template imports, those of trl's
+trainer module, and the other copies; a name beside these ends the run with a NameError.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+from collections.abc import Iterator
+
+from grpoenv.linker.evaluate import Frame
+from grpoenv.linker.execute import Interpreter
+from grpoenv.linker.modules import Module
+from grpoenv.linker.values import UNKNOWN, Class, Const, Function, Source, Value
+
+__all__ = ["follow_default_run"]
+
+_TRAINER = "trl.trainer.grpo_trainer"
+_METHODS = ("__init__", "train", "compute_loss", "_prepare_inputs", "log")
+_WRITER = "unsloth.models.rl"
+_PARTS = "unsloth.models.rl_replacements"
+_ZOO_WRITER = "unsloth_zoo.compiler"
+_KEY = "grpo_trainer"
+_TOP_LEVEL = re.compile(
+    r"^(?:class|def)\s+(\w+)|^(\w+)\s*(?::[^=\n]+)?=[^=]|^\s*(?:from\s+[\w.]+\s+)?import\s+([^\n#]+)",
+    re.MULTILINE,
+)
+
+
+def follow_default_run(interpreter: Interpreter) -> None:
+    """Follow what a GRPO run does with its default options."""
+    interpreter.begin_run()
+    world = interpreter.world
+    if isinstance(world.module(_PARTS), Module):
+        _follow_written_trainer(interpreter)
+    elif isinstance(trainer := _class(interpreter, _TRAINER, "GRPOTrainer"), Class):
+        for name in _METHODS:
+            method = interpreter.find_member(trainer, name)
+            if isinstance(method, Function):
+                interpreter.follow(Function(method.module, method.node, trainer, bound=True))
+
+
+def _class(interpreter: Interpreter, module: str, name: str) -> Value | None:
+    if not isinstance(interpreter.world.module(module), Module):
+        return None
+    found = interpreter.world.lookup(module, name)
+    return found if isinstance(found, Class) else None
+
+
+def _follow_written_trainer(interpreter: Interpreter) -> None:
+    """Follow the methods that unsloth puts into its trainer, among the sources it copies."""
+    copies = list(_copies(interpreter))
+    names: dict[str, Value] = {name: UNKNOWN for name in _written_names(interpreter)}
+    names.update((copy.name, copy) for copy in copies)
+    parts = interpreter.world.module(_PARTS)
+    assert isinstance(parts, Module)
+    for copy in copies:
+        scope = Frame(copy.of.module, names)
+        scope.missing = _left_behind(interpreter, copy, names)
+        interpreter.copied[copy.of.node] = scope
+        for statement in copy.of.node.body if isinstance(copy.of, Class) else ():
+            interpreter.copied[statement] = scope
+        if copy.of.module.tree is not parts.tree:
+            interpreter.statement(copy.of.node, scope)
+    for maker in interpreter.appended.get((_PARTS, "RL_FUNCTIONS", _KEY), []):
+        if isinstance(maker[0], Function):
+            for method in _inner_methods(maker[0].node):
+                interpreter.copied[method] = Frame(parts, names)
+                interpreter.follow(Function(parts, method))
+
+
+def _copies(interpreter: Interpreter) -> Iterator[Source]:
+    """Yield the functions and classes whose source goes into the written trainer."""
+    for value, _, _ in interpreter.appended.get((_PARTS, "RL_PRE_ITEMS", _KEY), []):
+        if isinstance(value, Source):
+            yield value
+    writer = interpreter.world.module(_WRITER)
+    if not isinstance(writer, Module) or "_patch_trl_rl_trainers" not in writer.bindings:
+        return
+    evaluator, frame = interpreter.world.evaluator, Frame(writer)
+    for node in ast.walk(writer.bindings["_patch_trl_rl_trainers"][-1].node):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr == "getsource" and isinstance(node.args[0], ast.Name):
+                value = evaluator.eval(node, frame)
+                if isinstance(value, Source):
+                    yield value
+
+
+def _written_names(interpreter: Interpreter) -> set[str]:
+    """Return the names that the written trainer has besides the copies."""
+    names = set(dir(builtins))
+    world = interpreter.world
+    for module_name, wanted in ((_WRITER, "RLTrainer_replacement"), (_ZOO_WRITER, "import")):
+        module = world.module(module_name)
+        if isinstance(module, Module):
+            for text in _texts(module.body):
+                if wanted == "import" or "class Unsloth{" in text:
+                    names |= _names_in(text)
+    for value, argument, _ in interpreter.appended.get((_PARTS, "RL_PRE_ITEMS", _KEY), []):
+        if isinstance(value, Const):
+            names |= _names_in(str(value.value))
+        for text in _texts([ast.Expr(argument)]):
+            names |= _names_in(text)
+    trainer = world.module(_TRAINER)
+    if isinstance(trainer, Module):
+        names |= set(trainer.bindings)
+    return names
+
+
+def _texts(body: list[ast.stmt]) -> Iterator[str]:
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                if "import " in node.value or "=" in node.value or "def " in node.value:
+                    yield node.value
+
+
+def _names_in(text: str) -> set[str]:
+    """Return the names that a piece of source binds, whether or not it parses."""
+    names = set()
+    for defined, assigned, imported in _TOP_LEVEL.findall(text):
+        names |= {defined, assigned} - {""}
+        for part in imported.strip("() \\").split(","):
+            words = part.split()
+            if words:
+                names.add(words[-1].partition(".")[0].strip("()"))
+    return names
+
+
+def _left_behind(
+    interpreter: Interpreter, copy: Source, names: dict[str, Value]
+) -> dict[str, Module]:
+    """Return the names that the module around a copied source defines and the trainer does not."""
+    home = copy.of.module
+    trl_is_known = isinstance(interpreter.world.module(_TRAINER), Module)
+    left = {}
+    for name, bindings in home.bindings.items():
+        own = all(
+            binding.kind in ("function", "class", "value")
+            or interpreter.world.tree_of(binding.module) is home.tree
+            for binding in bindings
+        )
+        if name not in names and (own or trl_is_known):
+            left[name] = home
+    return left
+
+
+def _inner_methods(node: ast.AST) -> Iterator[ast.FunctionDef]:
+    """Yield the functions inside ``node`` whose source it takes."""
+    taken = {
+        call.args[0].id
+        for call in ast.walk(node)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr == "getsource"
+        and call.args
+        and isinstance(call.args[0], ast.Name)
+    }
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.FunctionDef) and inner is not node and inner.name in taken:
+            yield inner

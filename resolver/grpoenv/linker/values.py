@@ -1,0 +1,118 @@
+"""What the linker knows of a value: little, and never more than is certain."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+
+from packaging.version import Version
+
+from grpoenv.linker.modules import Module
+
+__all__ = [
+    "ABSENT",
+    "UNKNOWN",
+    "Absent",
+    "Class",
+    "Const",
+    "Function",
+    "Instance",
+    "Listing",
+    "ModuleRef",
+    "Registry",
+    "Result",
+    "Source",
+    "Unknown",
+    "Value",
+]
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Anything at all, with the reason why no more is known."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Absent:
+    """There is certainly no such thing; ``where`` was looked through."""
+
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class ModuleRef:
+    """A module by its full name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Const:
+    """A text, number, version or truth value."""
+
+    value: str | int | float | bool | Version | tuple[int, ...] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """A function; ``bound`` when its first argument is given already."""
+
+    module: Module = field(repr=False)
+    node: ast.FunctionDef | ast.AsyncFunctionDef
+    owner: Class | None = None
+    bound: bool = False
+
+
+@dataclass(frozen=True)
+class Class:
+    """A class and the module that defines it."""
+
+    module: Module = field(repr=False, compare=False)
+    node: ast.ClassDef
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An object of a class."""
+
+    cls: Class
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A dictionary at the top level of a module."""
+
+    module: Module = field(repr=False)
+    name: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A list at the top level of a module."""
+
+    module: Module = field(repr=False)
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The source text of a function or class, as ``inspect.getsource`` gives it."""
+
+    of: Function | Class
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a call of a known function returned."""
+
+    function: Function
+
+
+Value = (
+    Unknown | ModuleRef | Const | Function | Class | Instance | Registry | Listing | Source | Result
+)
+UNKNOWN = Unknown()
+ABSENT = Absent()
