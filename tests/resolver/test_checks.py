@@ -90,6 +90,33 @@ def test_missing_requirements_are_listed_together(site: Site) -> None:
     )
 
 
+def test_an_environment_without_a_trainer_is_a_warning(site: Site) -> None:
+    site.put("torch", "2.6.0")
+    (finding,) = run(site, "stack")
+    assert finding.severity is Severity.WARNING
+
+
+def test_an_extra_that_a_requirement_asks_for_is_followed(site: Site) -> None:
+    site.put("torch", "2.14", requires=["cuda-toolkit[cublas]==13.0"])
+    site.put(
+        "cuda-toolkit", "13.0", requires=["cublas==13.1 ; extra == 'cublas'", "x ; extra=='y'"]
+    )
+    site.put("cublas", "12.0")
+    (finding,) = run(site, "requirements")
+    assert (finding.severity, finding.message) == (
+        Severity.PROBLEM,
+        "cuda-toolkit 13.0 needs cublas==13.1",
+    )
+    assert finding.chain == ("torch 2.14", "cuda-toolkit 13.0", "cublas 12.0")
+
+
+def test_extras_that_ask_for_each_other_come_to_an_end(site: Site) -> None:
+    site.put("trl", "1", requires=["a[x]"])
+    site.put("a", "1", requires=["b[x] ; extra == 'x'"])
+    site.put("b", "1", requires=["a[y] ; extra == 'x'", "missing ; extra == 'z'"])
+    assert run(site, "requirements") == []
+
+
 def test_conflicts_of_packages_that_are_none_of_ours_are_notes(site: Site) -> None:
     site.put("tensorflow", "2", requires=["protobuf>=5"]).put("protobuf", "3.20.3")
     (finding,) = run(site, "requirements")
