@@ -1,0 +1,146 @@
+"""Shared libraries, read without loading them: what each needs, and what it gives.
+
+Loading a library of the stack costs seconds and runs its code; the same answers stand in its
+dynamic section and its symbol table.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+__all__ = [
+    "NotReadable",
+    "SharedObject",
+    "defined_symbols",
+    "defined_versions",
+    "read_shared_object",
+    "undefined_symbols",
+]
+
+_SYMBOL = {64: struct.Struct("<IBBHQQ"), 32: struct.Struct("<IIIBBH")}
+_UNDEFINED_SECTION = 0
+_WEAK = 2
+
+
+class NotReadable(ValueError):
+    """A file is no shared library, or one whose tables are damaged or stripped."""
+
+
+@dataclass(frozen=True)
+class SharedObject:
+    """One shared library.
+
+    ``needed`` are the sonames that it is linked with, ``folders`` where it says itself that they
+    lie (RPATH and RUNPATH), ``versions`` the symbol versions that it wants of each, such as
+    ``{"libc.so.6": {"GLIBC_2.28"}}``.
+    """
+
+    path: Path
+    needed: tuple[str, ...]
+    folders: tuple[Path, ...]
+    versions: dict[str, frozenset[str]]
+
+
+def read_shared_object(path: Path) -> SharedObject:
+    """Read the dynamic section of ``path``; raises NotReadable, or OSError."""
+    with path.open("rb") as file:
+        elf = _open(file, path)
+        try:
+            tags = list(_section(elf, ".dynamic", path).iter_tags())
+            wanted = elf.get_section_by_name(".gnu.version_r")
+            versions = {
+                need.name: frozenset(version.name for version in names)
+                for need, names in (wanted.iter_versions() if wanted else ())
+            }
+        except (ELFError, UnicodeError, ValueError, AttributeError) as error:
+            raise NotReadable(f"{path}: {error}") from error
+    search = [
+        entry
+        for tag in tags
+        for entry in getattr(tag, "rpath", getattr(tag, "runpath", "")).split(":")
+        if entry
+    ]
+    return SharedObject(
+        path,
+        tuple(tag.needed for tag in tags if hasattr(tag, "needed")),
+        tuple(Path(_expanded(entry, path)) for entry in search),
+        versions,
+    )
+
+
+def defined_versions(path: Path) -> frozenset[str]:
+    """Return the symbol versions that the library ``path`` defines, none where it has none."""
+    with path.open("rb") as file:
+        section = _open(file, path).get_section_by_name(".gnu.version_d")
+        try:
+            return frozenset(
+                name.name
+                for _, names in (section.iter_versions() if section else ())
+                for name in names
+            )
+        except (ELFError, UnicodeError, ValueError) as error:
+            raise NotReadable(f"{path}: {error}") from error
+
+
+def defined_symbols(path: Path) -> frozenset[str]:
+    """Return the dynamic symbols that the library ``path`` gives to others."""
+    return frozenset(name for name, section, _ in _symbols(path) if section != _UNDEFINED_SECTION)
+
+
+def undefined_symbols(path: Path) -> list[str]:
+    """Return the dynamic symbols that ``path`` cannot do without and does not define."""
+    return [
+        name
+        for name, section, binding in _symbols(path)
+        if section == _UNDEFINED_SECTION and binding != _WEAK and name
+    ]
+
+
+def _symbols(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield name, section index and binding of each dynamic symbol.
+
+    The tables are unpacked here: a torch library has 75,000 symbols, and to make an object of each
+    takes pyelftools ten times as long.
+    """
+    with path.open("rb") as file:
+        elf = _open(file, path)
+        table = _section(elf, ".dynsym", path)
+        raw, names = table.data(), table.stringtable.data()
+        bits = elf.elfclass
+    if len(raw) % _SYMBOL[bits].size:
+        raise NotReadable(f"{path}: its symbol table ends inside a symbol")
+    for fields in _SYMBOL[bits].iter_unpack(raw):
+        offset, info = fields[0], fields[1 if bits == 64 else 3]
+        section = fields[3 if bits == 64 else 5]
+        end = names.find(b"\0", offset)
+        yield names[offset:end].decode("ascii", "replace"), section, info >> 4
+
+
+def _open(file: IO[bytes], path: Path) -> Any:
+    try:
+        elf = ELFFile(file)
+    except (ELFError, ValueError) as error:
+        raise NotReadable(f"{path}: {error}") from error
+    if not elf.little_endian:
+        raise NotReadable(f"{path}: is big-endian")
+    return elf
+
+
+def _section(elf: Any, name: str, path: Path) -> Any:
+    section = elf.get_section_by_name(name)
+    if section is None:
+        raise NotReadable(f"{path}: has no section {name}")
+    return section
+
+
+def _expanded(entry: str, path: Path) -> str:
+    origin = str(path.parent)
+    return os.path.normpath(entry.replace("$ORIGIN", origin).replace("${ORIGIN}", origin))

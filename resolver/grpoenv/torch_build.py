@@ -1,0 +1,87 @@
+"""What the installed torch was built for, read from its files: CUDA, and the GPUs it has code for.
+
+``torch/version.py`` names the CUDA version; ``libtorch_python`` holds the text that
+``torch.cuda.get_arch_list()`` splits, such as ``sm_75 sm_80 compute_90``.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.utils import NormalizedName
+
+from grpoenv.distributions import Distribution
+
+__all__ = ["TorchBuild", "UnknownBuild", "arch_list", "torch_build"]
+
+_TORCH = NormalizedName("torch")
+_CUDA = re.compile(
+    r"^cuda(?:\s*:[^=]+)?\s*=\s*(?:None|['\"](?P<major>\d+)\.(?P<minor>\d+))", re.MULTILINE
+)
+_HIP = re.compile(r"^(?:hip|rocm|xpu)(?:\s*:[^=]+)?\s*=\s*['\"]", re.MULTILINE)
+_ARCHITECTURES = re.compile(rb"(?:(?:sm|compute)_\d+[af]? ?)+(?=\0)")
+
+
+@dataclass(frozen=True)
+class TorchBuild:
+    """A build of torch: its CUDA (major, minor), None for one without; ``source`` says so.
+
+    ``other`` tells that it is a build for ROCm or XPU.
+    """
+
+    cuda: tuple[int, int] | None
+    source: Path
+    other: bool = False
+
+
+@dataclass(frozen=True)
+class UnknownBuild:
+    """What torch was built for could not be read, for ``reason``."""
+
+    reason: str
+    source: Path
+
+
+def torch_build(installed: Mapping[NormalizedName, Distribution]) -> TorchBuild | UnknownBuild:
+    """Return what the torch of ``installed`` was built for."""
+    if _TORCH not in installed:
+        return UnknownBuild("torch is not installed", Path())
+    source = installed[_TORCH].info.parent / "torch" / "version.py"
+    try:
+        text = source.read_text("utf-8", errors="replace")
+    except OSError as error:
+        return UnknownBuild(f"{source} cannot be read: {error.strerror}", source)
+    match = _CUDA.search(text)
+    if match is None:
+        return UnknownBuild(f"{source} names no CUDA version", source)
+    cuda = (int(match["major"]), int(match["minor"])) if match["major"] else None
+    return TorchBuild(cuda, source, bool(_HIP.search(text)))
+
+
+def arch_list(installed: Mapping[NormalizedName, Distribution]) -> tuple[list[str], Path] | None:
+    """Return the GPU architectures that torch has code for, and the library that says so.
+
+    They are as in ``torch.cuda.get_arch_list()``: machine code (``sm_86``) and PTX
+    (``compute_90``). None where the library cannot be read or holds no such text.
+    """
+    if _TORCH not in installed:
+        return None
+    path = installed[_TORCH].info.parent / "torch" / "lib" / "libtorch_python.so"
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            found = _find_architectures(text)
+    except (OSError, ValueError):
+        return None
+    return (found.decode("ascii").split(), path) if found else None
+
+
+def _find_architectures(text: mmap.mmap) -> bytes | None:
+    start = 0
+    while (start := text.find(b"\0sm_", start) + 1) > 0:
+        if match := _ARCHITECTURES.match(text, start):
+            return match[0]
+    return None
