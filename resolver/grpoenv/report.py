@@ -1,26 +1,24 @@
-"""Turn results into text for people and into JSON values for programs.
+"""Turn plans, probes and the matrix into text for people and into JSON values for programs.
 
+A verdict has reports of its own, in ``report_verdict`` and the modules beside it.
 The JSON of every verb is one object with ``schema``, ``verb`` and ``exit``; docs/json.md lists the
 other fields.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from packaging.utils import NormalizedName
 
-from grpoenv.checks import Finding, Severity
 from grpoenv.gpu import Gpu
 from grpoenv.matrix import Matrix
 from grpoenv.probe import Probe
 from grpoenv.resolve import Change, Plan
-from grpoenv.verify import Verdict
 
 __all__ = [
     "JSON_SCHEMA",
-    "findings_json",
     "matrix_json",
     "matrix_text",
     "plan_json",
@@ -28,8 +26,6 @@ __all__ = [
     "probe_text",
     "restart_text",
     "size_text",
-    "verdict_json",
-    "verdict_text",
 ]
 
 JSON_SCHEMA = 1
@@ -117,67 +113,6 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         ],
         "notes": list(plan.notes),
     }
-
-
-def verdict_text(verdict: Verdict, *, notes: bool = False) -> str:
-    """Return the verdict as text: problems with their evidence first, then the one command.
-
-    Notes, which ask for nothing, are counted, and shown where ``notes`` is true.
-    """
-    lines, hidden = list[str](), 0
-    for finding in verdict.findings:
-        if finding.severity is Severity.NOTE and not notes:
-            hidden += 1
-        else:
-            lines += _finding_lines(finding)
-    if hidden:
-        lines.append(f"{hidden} note{'s' if hidden > 1 else ''}: grpoenv verify --notes")
-    remedies = list(dict.fromkeys(f.remedy for f in verdict.problems if f.remedy))
-    lines += [f"mend it: {remedy}" for remedy in remedies]
-    lines.append(_verdict_line(verdict))
-    return "\n".join(lines)
-
-
-def _finding_lines(finding: Finding) -> list[str]:
-    head = f"{finding.severity.value}: {finding.culprit}: {finding.message}"
-    if finding.severity is Severity.NOTE:
-        return [head]
-    return [head, f"    evidence: {finding.evidence}"]
-
-
-def _verdict_line(verdict: Verdict) -> str:
-    stack = f" as stack {verdict.stack}" if verdict.stack else ""
-    if verdict.problems:
-        count = len(verdict.problems)
-        return f"unsound: {count} problem{'s' if count > 1 else ''}"
-    if verdict.undetermined:
-        return f"not determined: {len(verdict.undetermined)} of the questions have no answer here"
-    return f"sound{stack}: {', '.join(verdict.checks)}"
-
-
-def verdict_json(verdict: Verdict) -> dict[str, Any]:
-    """Return the verdict as JSON values."""
-    return {
-        "stack": verdict.stack or None,
-        "sound": not verdict.problems and not verdict.undetermined,
-        "checks": list(verdict.checks),
-        "findings": findings_json(verdict.findings),
-    }
-
-
-def findings_json(findings: Iterable[Finding]) -> list[dict[str, str]]:
-    """Return findings as JSON values."""
-    return [
-        {
-            "severity": finding.severity.value,
-            "check": finding.check,
-            "culprit": finding.culprit,
-            "message": finding.message,
-            "evidence": finding.evidence,
-            "remedy": finding.remedy,
-        }
-        for finding in findings
-    ]
 
 
 def restart_text(names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from grpoenv import _tiny_grpo
 from grpoenv._data import data_paths
 from grpoenv.lockfile import read_lock
 from grpoenv.probe import read_freeze
@@ -22,7 +23,7 @@ from grpoenv.uv import run_uv
 pytestmark = pytest.mark.real
 
 GRPOENV = [sys.executable, "-m", "grpoenv"]
-TINY_GRPO = Path(__file__).parent.parent / "tiny_grpo.py"
+TINY_GRPO = Path(_tiny_grpo.__file__)
 
 
 def call(

@@ -42,8 +42,9 @@ class Finding:
 
     ``culprit`` is the package to blame with its version, ``evidence`` says how one can see it for
     oneself (a file and line, a break of the matrix, a declared range), ``chain`` leads from what
-    the user asked for to the culprit. A ``remedy`` of its own goes before the one that
-    ``grpoenv verify`` finds for the environment.
+    the user asked for to the culprit. ``file`` and ``line`` are there where the culprit is a file
+    of the user's. A ``remedy`` of its own goes before the one that ``grpoenv verify`` finds for the
+    environment.
     """
 
     severity: Severity
@@ -53,6 +54,8 @@ class Finding:
     check: str = ""
     remedy: str = ""
     chain: tuple[str, ...] = ()
+    file: Path | None = None
+    line: int = 0
 
 
 @dataclass(frozen=True)

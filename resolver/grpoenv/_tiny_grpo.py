@@ -1,9 +1,10 @@
-"""Three real GRPO steps of a tiny random model on the CPU; run by the interpreter under test.
+"""Three real GRPO steps of a tiny random model on the CPU, with the trl of the interpreter.
 
 Needs no hub: a word-level tokenizer and a two-layer Qwen2 of hidden size 32 are made in a folder.
 Prints one JSON object with the loss and the KL divergence of every step.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -36,18 +37,17 @@ WORDS = [
 
 def make_model(folder: Path) -> None:
     """Save the tokenizer and the model into ``folder``."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
+    tokenizers = importlib.import_module("tokenizers")
+    transformers = importlib.import_module("transformers")
     special = ["<pad>", "<eos>", "<unk>"]
     vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
     )
     fast.save_pretrained(folder)
-    config = Qwen2Config(
+    config = transformers.Qwen2Config(
         vocab_size=len(vocabulary),
         hidden_size=32,
         intermediate_size=64,
@@ -59,7 +59,7 @@ def make_model(folder: Path) -> None:
         eos_token_id=1,
         bos_token_id=None,
     )
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+    transformers.Qwen2ForCausalLM(config).save_pretrained(folder)
 
 
 def reward(completions: list[str], **_: object) -> list[float]:
@@ -69,13 +69,10 @@ def reward(completions: list[str], **_: object) -> list[float]:
 
 def main(folder: Path) -> None:
     """Train three steps and print what was logged."""
-    import torch
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
-
-    torch.manual_seed(0)
+    datasets, trl = importlib.import_module("datasets"), importlib.import_module("trl")
+    importlib.import_module("torch").manual_seed(0)
     make_model(folder / "model")
-    config = GRPOConfig(
+    config = trl.GRPOConfig(
         output_dir=str(folder / "out"),
         per_device_train_batch_size=4,
         num_generations=4,
@@ -87,11 +84,13 @@ def main(folder: Path) -> None:
         use_cpu=True,
         save_strategy="no",
     )
-    trainer = GRPOTrainer(
+    trainer = trl.GRPOTrainer(
         model=str(folder / "model"),
         args=config,
         reward_funcs=reward,
-        train_dataset=Dataset.from_dict({"prompt": ["the cat sat on", "a dog ran under"] * 8}),
+        train_dataset=datasets.Dataset.from_dict(
+            {"prompt": ["the cat sat on", "a dog ran under"] * 8}
+        ),
     )
     trainer.train()
     steps = [row for row in trainer.state.log_history if "kl" in row]
