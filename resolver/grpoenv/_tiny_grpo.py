@@ -1,4 +1,6 @@
-"""Three real GRPO steps of a tiny random model on the CPU, with the trl of the interpreter.
+"""Three real GRPO steps of a tiny random model, with the trl of the interpreter.
+
+On the GPU where there is one: trl's own Triton kernels need it.
 
 Needs no hub: a word-level tokenizer and a two-layer Qwen2 of hidden size 32 are made in a folder.
 Prints one JSON object with the loss and the KL divergence of every step.
@@ -70,7 +72,8 @@ def reward(completions: list[str], **_: object) -> list[float]:
 def main(folder: Path) -> None:
     """Train three steps and print what was logged."""
     datasets, trl = importlib.import_module("datasets"), importlib.import_module("trl")
-    importlib.import_module("torch").manual_seed(0)
+    torch = importlib.import_module("torch")
+    torch.manual_seed(0)
     make_model(folder / "model")
     config = trl.GRPOConfig(
         output_dir=str(folder / "out"),
@@ -81,7 +84,7 @@ def main(folder: Path) -> None:
         beta=0.04,
         logging_steps=1,
         report_to=[],
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
         save_strategy="no",
     )
     trainer = trl.GRPOTrainer(

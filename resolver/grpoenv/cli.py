@@ -264,8 +264,8 @@ def _verify(options: argparse.Namespace) -> int:
     extra: dict[str, object] = {}
     if options.distributed:
         verdict, rank = compare_ranks(wanted)
-        if rank != 0:  # rank 0 speaks for all
-            return _verdict_code(verdict)
+        if rank != 0:
+            return 0  # rank 0 speaks for all; torchrun would end it if another one failed first
     else:
         verdict, extra = verify_command(wanted, *_matrix(options), _program())
     code = _verdict_code(verdict)

@@ -166,33 +166,32 @@ def compare(found: Mapping[int, Description]) -> list[Finding]:
     """Return a finding for each row in which ranks differ, and each group of ranks that is odd."""
     findings = []
     for key in dict.fromkeys(key for rows in found.values() for key in rows if key != "host"):
-        values = {rank: rows.get(key, "absent") for rank, rows in found.items()}
+        values = {rank: rows.get(key, "") for rank, rows in sorted(found.items())}
+        kind, _, name = key.partition(" ")
+        if kind == "files" and len({rows.get(f"package {name}") for rows in found.values()}) > 1:
+            continue  # another version has other files
         (usual, _), *others = Counter(values.values()).most_common()
+        rest = _ranks([rank for rank in values if values[rank] == usual])
         for value, _ in others:
-            odd = [rank for rank in sorted(values) if values[rank] == value]
-            rest = [rank for rank in sorted(values) if values[rank] == usual]
-            findings.append(_odd(found, key, odd, value, rest, usual))
+            odd = [rank for rank in values if values[rank] == value]
+            hosts = ", ".join(sorted({found[rank].get("host", "?") for rank in odd}))
+            findings.append(
+                Finding(
+                    _severity(key),
+                    f"{_ranks(odd)} on {hosts}",
+                    _difference(kind, name, value, usual, rest),
+                    f"{key}: {value or 'none'} against {usual or 'none'}",
+                    "distributed",
+                )
+            )
     return sorted(findings, key=lambda finding: list(Severity).index(finding.severity))
 
 
-def _odd(
-    found: Mapping[int, Description],
-    key: str,
-    odd: list[int],
-    value: str,
-    rest: list[int],
-    usual: str,
-) -> Finding:
-    hosts = sorted({found[rank].get("host", "?") for rank in odd})
-    what = "other files than were installed elsewhere" if key.startswith("files ") else value
-    instead = "" if key.startswith("files ") else f" {usual}"
-    return Finding(
-        _severity(key),
-        f"{_ranks(odd)} on {', '.join(hosts)}",
-        f"{key}: {what}, where {_ranks(rest)} have{instead}",
-        f"{key}: {value} against {usual}",
-        "distributed",
-    )
+def _difference(kind: str, name: str, value: str, usual: str, rest: str) -> str:
+    if kind == "files":
+        return f"{name} has other files than on {rest}, at the same version"
+    absent = "not installed"
+    return f"{name or kind} is {value or absent}, and {usual or absent} on {rest}"
 
 
 def _ranks(numbers: list[int]) -> str:

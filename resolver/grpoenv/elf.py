@@ -6,14 +6,16 @@ dynamic section and its symbol table.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from elftools.common.exceptions import ELFError
+from elftools.construct import ConstructError
 from elftools.elf.elffile import ELFFile
 
 __all__ = [
@@ -26,6 +28,19 @@ __all__ = [
 ]
 
 _SYMBOL = {64: struct.Struct("<IBBHQQ"), 32: struct.Struct("<IIIBBH")}
+_DAMAGE = (
+    ELFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+    ConstructError,
+)
+"""What pyelftools raises on tables that contradict themselves: it trusts them."""
 _UNDEFINED_SECTION = 0
 _WEAK = 2
 
@@ -51,43 +66,34 @@ class SharedObject:
 
 def read_shared_object(path: Path) -> SharedObject:
     """Read the dynamic section of ``path``; raises NotReadable, or OSError."""
-    with path.open("rb") as file:
-        elf = _open(file, path)
-        try:
-            tags = list(_section(elf, ".dynamic", path).iter_tags())
-            wanted = elf.get_section_by_name(".gnu.version_r")
-            versions = {
-                need.name: frozenset(version.name for version in names)
-                for need, names in (wanted.iter_versions() if wanted else ())
-            }
-        except (ELFError, UnicodeError, ValueError, AttributeError) as error:
-            raise NotReadable(f"{path}: {error}") from error
-    search = [
-        entry
-        for tag in tags
-        for entry in getattr(tag, "rpath", getattr(tag, "runpath", "")).split(":")
-        if entry
-    ]
-    return SharedObject(
-        path,
-        tuple(tag.needed for tag in tags if hasattr(tag, "needed")),
-        tuple(Path(_expanded(entry, path)) for entry in search),
-        versions,
-    )
+    with _opened(path) as elf:
+        tags = list(_section(elf, ".dynamic").iter_tags())
+        wanted = elf.get_section_by_name(".gnu.version_r")
+        versions = {
+            need.name: frozenset(version.name for version in names)
+            for need, names in (wanted.iter_versions() if wanted else ())
+        }
+        search = [
+            entry
+            for tag in tags
+            for entry in getattr(tag, "rpath", getattr(tag, "runpath", "")).split(":")
+            if entry
+        ]
+        return SharedObject(
+            path,
+            tuple(tag.needed for tag in tags if hasattr(tag, "needed")),
+            tuple(Path(_expanded(entry, path)) for entry in search),
+            versions,
+        )
 
 
 def defined_versions(path: Path) -> frozenset[str]:
     """Return the symbol versions that the library ``path`` defines, none where it has none."""
-    with path.open("rb") as file:
-        section = _open(file, path).get_section_by_name(".gnu.version_d")
-        try:
-            return frozenset(
-                name.name
-                for _, names in (section.iter_versions() if section else ())
-                for name in names
-            )
-        except (ELFError, UnicodeError, ValueError) as error:
-            raise NotReadable(f"{path}: {error}") from error
+    with _opened(path) as elf:
+        section = elf.get_section_by_name(".gnu.version_d")
+        return frozenset(
+            name.name for _, names in (section.iter_versions() if section else ()) for name in names
+        )
 
 
 def defined_symbols(path: Path) -> frozenset[str]:
@@ -110,34 +116,34 @@ def _symbols(path: Path) -> Iterator[tuple[str, int, int]]:
     The tables are unpacked here: a torch library has 75,000 symbols, and to make an object of each
     takes pyelftools ten times as long.
     """
-    with path.open("rb") as file:
-        elf = _open(file, path)
-        table = _section(elf, ".dynsym", path)
+    with _opened(path) as elf:
+        table = _section(elf, ".dynsym")
         raw, names = table.data(), table.stringtable.data()
         bits = elf.elfclass
-    if len(raw) % _SYMBOL[bits].size:
-        raise NotReadable(f"{path}: its symbol table ends inside a symbol")
-    for fields in _SYMBOL[bits].iter_unpack(raw):
-        offset, info = fields[0], fields[1 if bits == 64 else 3]
-        section = fields[3 if bits == 64 else 5]
-        end = names.find(b"\0", offset)
-        yield names[offset:end].decode("ascii", "replace"), section, info >> 4
+        for fields in _SYMBOL[bits].iter_unpack(raw):
+            offset, info = fields[0], fields[1 if bits == 64 else 3]
+            section = fields[3 if bits == 64 else 5]
+            end = names.find(b"\0", offset)
+            yield names[offset:end].decode("ascii", "replace"), section, info >> 4
 
 
-def _open(file: IO[bytes], path: Path) -> Any:
-    try:
-        elf = ELFFile(file)
-    except (ELFError, ValueError) as error:
-        raise NotReadable(f"{path}: {error}") from error
-    if not elf.little_endian:
-        raise NotReadable(f"{path}: is big-endian")
-    return elf
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Give the ELF file ``path``; raises NotReadable for what its damaged tables lead to."""
+    with path.open("rb") as file:
+        try:
+            elf = ELFFile(file)
+            if not elf.little_endian:
+                raise NotReadable("it is big-endian")
+            yield elf
+        except _DAMAGE as error:
+            raise NotReadable(f"{path}: {error or type(error).__name__}") from error
 
 
-def _section(elf: Any, name: str, path: Path) -> Any:
+def _section(elf: Any, name: str) -> Any:
     section = elf.get_section_by_name(name)
     if section is None:
-        raise NotReadable(f"{path}: has no section {name}")
+        raise NotReadable(f"it has no section {name}")
     return section
 
 

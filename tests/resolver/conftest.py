@@ -9,6 +9,7 @@ import pytest
 
 from depot import Depot
 from grpoenv.uv import run_uv
+from site_packages import Site
 
 
 @pytest.fixture
@@ -34,3 +35,9 @@ def venv(tmp_path: Path) -> Path:
     run = run_uv(["venv", "--quiet", "--python", sys.executable, folder])
     assert run.status == 0, run.messages
     return folder / "bin" / "python"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """A site-packages folder with nothing in it."""
+    return Site(tmp_path)

@@ -1,12 +1,11 @@
 """Each check on environments made for it: sound, broken, and not to be determined."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from packaging.utils import canonicalize_name
 
-from depot import NO_GPU, Depot, make_probe, make_wheel
+from depot import NO_GPU, Depot
 from grpoenv._data import data_paths
 from grpoenv.checks import CHECKS, Finding, Severity
 from grpoenv.checks.registry import defined_keys, used_keys
@@ -14,42 +13,10 @@ from grpoenv.gpu import Answer, Gpu
 from grpoenv.installed_stack import write_installed_stack
 from grpoenv.matrix import Matrix
 from grpoenv.matrix_file import load_matrix
-from grpoenv.probe import Probe
 from grpoenv.verify import Verdict, verify
+from site_packages import Site
 
 DRIVER = Gpu(Answer.YES, "NVML", "550.54", (12, 4))
-
-
-class Site:
-    """A site-packages folder that packages are unpacked into."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "site-packages"
-        self.folder.mkdir()
-        self._wheels = folder
-
-    def put(self, name: str, version: str, **options: object) -> "Site":
-        import zipfile
-
-        wheel = make_wheel(self._wheels, name, version, **options)  # type: ignore[arg-type]
-        with zipfile.ZipFile(wheel) as file:
-            file.extractall(self.folder)
-        return self
-
-    def probe(self, gpu: Gpu = NO_GPU, **changes: object) -> Probe:
-        probe = make_probe(gpu=gpu, **changes)
-        interpreter = replace(
-            probe.interpreter,
-            purelib=str(self.folder),
-            platlib=str(self.folder),
-            site_folders=(str(self.folder),),
-        )
-        return replace(probe, interpreter=interpreter)
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
 
 
 def run(site: Site, check: str, matrix: Matrix | None = None, gpu: Gpu = NO_GPU) -> list[Finding]:

@@ -19,7 +19,7 @@ from packaging.utils import NormalizedName
 from packaging.version import Version
 
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
-from grpoenv.checks.native import NATIVE
+from grpoenv.checks.native import NATIVE, severity_of
 from grpoenv.distributions import Distribution
 from grpoenv.torch_build import TorchBuild, torch_build
 
@@ -174,11 +174,10 @@ def _tags(environment: Environment, name: NormalizedName, accepted: set[Tag]) ->
 def _torch(environment: Environment, name: NormalizedName) -> Iterator[Finding]:
     states = built_for(environment.installed[name])
     if reason := _mismatch(environment, states):
-        native = NATIVE[name]
         yield Finding(
-            native.severity,
+            severity_of(environment, name),
             environment.label(name),
-            f"was built for {reason}; {native.consequence}",
+            f"was built for {reason}; {NATIVE[name].consequence}",
             states.source,
         )
 

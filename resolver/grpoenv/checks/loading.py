@@ -12,7 +12,7 @@ from packaging.utils import NormalizedName
 
 from grpoenv import _load_libraries
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
-from grpoenv.checks.native import NATIVE, libraries_of
+from grpoenv.checks.native import NATIVE, libraries_of, severity_of
 from grpoenv.child import Failed, ask
 from grpoenv.gpu import Answer
 
@@ -60,7 +60,7 @@ def _package(
     path, error = next(iter(wrong.items()))
     no_driver = environment.probe.gpu.answer is Answer.NO and _DRIVER in error
     yield Finding(
-        Severity.NOTE if no_driver else native.severity,
+        Severity.NOTE if no_driver else severity_of(environment, name),
         environment.label(name),
         f"cannot be loaded: {error}"
         + ("; that is part of the driver" if no_driver else f"; {native.consequence}"),

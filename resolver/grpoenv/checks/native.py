@@ -22,7 +22,7 @@ from grpoenv.gpu import Answer
 from grpoenv.linker_search import LibrarySearch
 from grpoenv.torch_build import TorchBuild, torch_build
 
-__all__ = ["CHECK", "NATIVE", "Native", "libraries_of", "native_files"]
+__all__ = ["CHECK", "NATIVE", "Native", "libraries_of", "severity_of"]
 
 _TORCH = NormalizedName("torch")
 _OF_TORCH = re.compile(r"3c10|2at|5torch|^c10_|^aoti_torch|^torch_")
@@ -103,15 +103,32 @@ NATIVE: dict[NormalizedName, Native] = {
 """What happens without each was seen in the package's own loading code (2026-11)."""
 
 
+def severity_of(environment: Environment, name: NormalizedName) -> Severity:
+    """Return how bad it is that ``name`` cannot be loaded here.
+
+    datasets and transformers try torchcodec where it is installed, and an unsloth that does not yet
+    look whether it works ends with it (incidents unsloth-5446, unsloth-4689).
+    """
+    unsloth = environment.installed.get(NormalizedName("unsloth"))
+    if name == "torchcodec" and unsloth is not None:
+        try:
+            text = (unsloth.info.parent / "unsloth" / "import_fixes.py").read_text("utf-8")
+        except (OSError, UnicodeError):
+            text = ""
+        if "torchcodec" not in text:
+            return Severity.PROBLEM
+    return NATIVE[name].severity
+
+
 def libraries_of(environment: Environment, name: NormalizedName) -> list[Path]:
     """Return the libraries of package ``name`` that count here, by its RECORD."""
     native = NATIVE[name]
-    files = native_files(environment, name)
+    files = _native_files(environment, name)
     chosen = [path for path, place in files if any(fnmatch(place, one) for one in native.patterns)]
     return _for_cuda(environment, chosen) if name == "bitsandbytes" else chosen
 
 
-def native_files(environment: Environment, name: NormalizedName) -> list[tuple[Path, str]]:
+def _native_files(environment: Environment, name: NormalizedName) -> list[tuple[Path, str]]:
     """Return each ``.so`` file of ``name`` with its path inside site-packages."""
     distribution = environment.installed[name]
     base = f"{distribution.info.parent}/"
@@ -202,7 +219,7 @@ def _package(
     if wrong and not (native.any_of and _one_whole(libraries, wrong)):
         path, reason = _first(wrong)
         yield Finding(
-            native.severity,
+            severity_of(environment, name),
             environment.label(name),
             f"has a library that cannot be loaded, {path.name}: {reason}; {native.consequence}",
             f"{path} (readelf -d, readelf --dyn-syms)",
@@ -219,7 +236,7 @@ def _one_whole(libraries: list[Path], wrong: Mapping[Path, str]) -> bool:
 
 def _first(wrong: Mapping[Path, str]) -> tuple[Path, str]:
     """Return the library that tells most: one that misses symbols, and not merely FFmpeg."""
-    return min(wrong.items(), key=lambda item: (bool(_FFMPEG.search(item[1])), item[0]))
+    return min(wrong.items(), key=lambda item: ("FFmpeg" in item[1], item[0]))
 
 
 def _reason(
@@ -243,6 +260,8 @@ def _reason(
         return f"torch does not define {undefined[0]}" + (
             f" and {len(undefined) - 1} more" if len(undefined) > 1 else ""
         )
+    if missing and all(map(_FFMPEG.match, missing)):
+        return f"there is no FFmpeg of its kind ({missing[0]} and others)"
     return f"there is no {', '.join(missing)}" if missing else ""
 
 

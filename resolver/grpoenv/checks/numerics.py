@@ -1,6 +1,6 @@
 """Does it compute the right thing? The runtime's self-test, and real GRPO steps of a tiny model.
 
-Both run in a child of the environment's interpreter, on the CPU, without the hub. At the first step
+Both run in a child of the environment's interpreter, without the hub. At the first step
 the policy is the reference, so the KL divergence between the two has to be about 0; anything else
 means that something computes log-probabilities in two ways.
 """
@@ -17,6 +17,7 @@ from packaging.utils import NormalizedName
 from grpoenv import _tiny_grpo
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
 from grpoenv.child import Failed, ask
+from grpoenv.gpu import Answer
 
 __all__ = ["CHECK", "GRPO_CHECK"]
 
@@ -24,6 +25,8 @@ _SELF_TEST_SECONDS = 120.0
 _TRAINING_SECONDS = 240.0
 _KL_LIMIT = 1e-4
 """Seen: 0.0 exactly in float32 on a CPU (trl 1.16, torch 2.13); bf16 noise would be 1e-3."""
+_NO_GPU = "0 active drivers"
+"""What triton says where there is no GPU to launch a kernel on."""
 _RUNTIME = "grpoenv_runtime"
 _TRAINER_NEEDS = tuple(map(NormalizedName, ("torch", "trl", "transformers", "datasets")))
 
@@ -79,6 +82,10 @@ def _training(environment: Environment) -> Iterator[Finding]:
         )
     if isinstance(answer, Failed):
         yield Finding(Severity.UNDETERMINED, label, f"GRPO steps: {answer.reason}", seen)
+    elif _NO_GPU in answer.output and environment.probe.gpu.answer is Answer.NO:
+        yield Finding(
+            Severity.NOTE, label, "no GRPO step was run: its Triton kernels need a GPU", seen
+        )
     elif answer.status != 0 or not answer.value.get("kl"):
         yield Finding(
             Severity.PROBLEM, label, f"cannot train a tiny model by GRPO: {answer.output}", seen

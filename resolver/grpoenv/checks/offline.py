@@ -33,26 +33,27 @@ def _run(environment: Environment) -> Iterator[Finding]:
     variables = environment.use.variables
     home = Path(variables.get("HOME") or Path.home())
     cache = hub_cache(variables, home)
-    yield from _missing(variables, _MODELS, "models--", "model", cache)
-    prepared = Path(
-        variables.get("HF_DATASETS_CACHE") or _hf_home(variables, home) / "datasets"
-    ).expanduser()
-    if not _holds(prepared, ""):
-        yield from _missing(variables, _DATASETS, "datasets--", "data set", cache)
-
-
-def _missing(
-    variables: Mapping[str, str], switches: tuple[str, ...], prefix: str, what: str, cache: Path
-) -> Iterator[Finding]:
-    on = [name for name in switches if variables.get(name, "").upper() in _TRUE]
-    if on and not _holds(cache, prefix):
+    prepared = variables.get("HF_DATASETS_CACHE") or _hf_home(variables, home) / "datasets"
+    wanted = [
+        ("model", _MODELS, _holds(cache, "models--")),
+        ("data set", _DATASETS, _holds(cache, "datasets--") or _holds(Path(prepared), "")),
+    ]
+    switches = {
+        switch: None
+        for _, names, there in wanted
+        if not there
+        for switch in names
+        if variables.get(switch, "").upper() in _TRUE
+    }
+    absent = [what for what, names, there in wanted if not there and switches.keys() & set(names)]
+    if absent:
         yield Finding(
             Severity.WARNING,
-            f"{on[0]}={variables[on[0]]}",
-            f"forbids downloads, and no {what} is in the cache: only a {what} in a folder of your "
-            "own can be loaded",
+            ", ".join(f"{switch}={variables[switch]}" for switch in switches),
+            f"forbids downloads, and no {' and no '.join(absent)} is in the cache: only what lies "
+            "in a folder of your own can be loaded",
             str(cache),
-            remedy=f"unset {' '.join(on)}",
+            remedy=f"unset {' '.join(switches)}",
         )
 
 

@@ -75,9 +75,12 @@ def _without_magics(source: str) -> str:
         return ""
     kept, continued = [], False
     for line in source.split("\n"):
-        magic = continued or bool(_MAGIC.search(line))
-        continued = magic and line.rstrip().endswith("\\")
-        kept.append(_indent(line) + "pass" if magic and line.strip() else line)
+        magic = bool(_MAGIC.search(line))
+        if continued:
+            kept.append("")
+        else:
+            kept.append(_indent(line) + "pass" if magic else line)
+        continued = (continued or magic) and line.rstrip().endswith("\\")
     return "\n".join(kept)
 
 
