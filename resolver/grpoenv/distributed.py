@@ -190,7 +190,7 @@ def compare(found: Mapping[int, Description]) -> list[Finding]:
 def _difference(kind: str, name: str, value: str, usual: str, rest: str) -> str:
     if kind == "files":
         return f"{name} has other files than on {rest}, at the same version"
-    absent = "not installed"
+    absent = "not installed" if name else "unknown"
     return f"{name or kind} is {value or absent}, and {usual or absent} on {rest}"
 
 
