@@ -189,6 +189,17 @@ def test_without_a_gpu_the_checks_of_it_say_so(site: Site) -> None:
         assert finding.message.endswith("no NVIDIA driver is loaded")
 
 
+@pytest.mark.parametrize(
+    ("variables", "severity"), [({}, "warning"), ({"UNSLOTH_ALLOW_CPU": "1"}, "note")]
+)
+def test_unsloth_without_a_gpu_is_a_warning(
+    site: Site, variables: dict[str, str], severity: str
+) -> None:
+    torch(site).put("unsloth", "2026.1")
+    (finding,) = site.findings("capability", NO_GPU, Use(variables=variables))
+    assert finding.severity.value == severity
+
+
 @pytest.fixture
 def tools(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Site, Use]:
     """An environment with triton, a compiler, Python.h and the driver's library."""

@@ -127,6 +127,23 @@ def test_a_symbol_version_that_is_too_new_is_named(
 
 
 @needs_compiler
+def test_a_library_for_some_models_alone_that_needs_a_newer_system_is_a_warning(
+    stack: Site, compile_library: Callable[..., Path], tmp_path: Path
+) -> None:
+    link_xformers(stack, compile_library, "int f;")
+    stack.put("vllm", "1", files={"vllm/flash/fa3.so": ""})
+    script = tmp_path / "versions"
+    script.write_text("GLIBC_9.99 { global: *; };")
+    options = ("-Wl,-soname,libc.so.6", f"-Wl,--version-script={script}", "-nostdlib")
+    newer = compile_library(tmp_path / "libnewer.so", "int g(void) { return 1; }", *options)
+    path = stack.folder / "vllm" / "flash" / "fa3.so"
+    compile_library(path, "int g(void); int f() { return g(); }", newer, "-nostdlib")
+    (finding,) = stack.findings("native")
+    assert (finding.severity, finding.culprit) == (Severity.WARNING, "vllm 1")
+    assert "where it is needed: it needs GLIBC_9.99, and " in finding.message
+
+
+@needs_compiler
 def test_one_build_for_the_ffmpeg_that_is_there_is_enough(
     stack: Site, compile_library: Callable[..., Path]
 ) -> None:

@@ -15,7 +15,9 @@ from grpoenv.torch_build import TorchBuild, arch_list, torch_build
 __all__ = ["CHECK", "runs_on"]
 
 _TORCH = NormalizedName("torch")
-_FLOOR_USERS = (NormalizedName("unsloth"), NormalizedName("vllm"))
+_UNSLOTH = NormalizedName("unsloth")
+_ALLOW_CPU = "UNSLOTH_ALLOW_CPU"
+_FLOOR_USERS = (_UNSLOTH, NormalizedName("vllm"))
 _FLOOR = (7, 0)
 """Below it triton compiles nothing, and vLLM refuses to start (incident unsloth-1998)."""
 _BF16 = (8, 0)
@@ -51,8 +53,7 @@ def _run(environment: Environment) -> Iterator[Finding]:
     if _TORCH not in environment.installed:
         return
     if gpu.answer is Answer.NO:
-        label = environment.label(_TORCH)
-        yield Finding(Severity.NOTE, label, f"not held against a GPU: {gpu.reason}", "NVML")
+        yield _no_gpu(environment, gpu.reason)
     for device in gpu.devices:
         if device.capability is None:
             yield Finding(
@@ -60,6 +61,18 @@ def _run(environment: Environment) -> Iterator[Finding]:
             )
         else:
             yield from _device(environment, device, device.capability)
+
+
+def _no_gpu(environment: Environment, reason: str) -> Finding:
+    if _UNSLOTH in environment.installed and not environment.use.variables.get(_ALLOW_CPU):
+        return Finding(
+            Severity.WARNING,
+            environment.label(_UNSLOTH),
+            f"trains on a GPU alone, and here is none: {reason}; import unsloth ends with an error",
+            f"NVML; {_ALLOW_CPU} is not set (incident unsloth-5226)",
+        )
+    label = environment.label(_TORCH)
+    return Finding(Severity.NOTE, label, f"not held against a GPU: {reason}", "NVML")
 
 
 def _device(

@@ -48,4 +48,10 @@ def _run(environment: Environment) -> Iterator[Finding]:
         )
 
 
-CHECK = Check("stack", "what is installed is the stack that was tested", _run)
+CHECK = Check(
+    "stack",
+    "what is installed is the stack that was tested",
+    _run,
+    evidence="the lock of the stack that grpoenv installed here",
+    seconds=0.1,
+)

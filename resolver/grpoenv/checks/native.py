@@ -28,6 +28,7 @@ _TORCH = NormalizedName("torch")
 _OF_TORCH = re.compile(r"3c10|2at|5torch|^c10_|^aoti_torch|^torch_")
 """Names that a library of torch alone can give: its C++ name spaces and its C interface."""
 _FROM_DRIVER = ("libcuda.so.1", "libnvidia-ml.so.1")
+_SYSTEM = {"libc.so.6", "libm.so.6", "libstdc++.so.6"}
 _FFMPEG = re.compile(r"lib(avutil|avcodec|avformat|avdevice|avfilter|swscale|swresample)\.so")
 
 
@@ -216,6 +217,7 @@ def _package(
             return
         if reason:
             wrong[path] = reason
+    yield from _system_versions(environment, name, search, set(libraries))
     if wrong and not (native.any_of and _one_whole(libraries, wrong)):
         path, reason = _first(wrong)
         yield Finding(
@@ -224,6 +226,33 @@ def _package(
             f"has a library that cannot be loaded, {path.name}: {reason}; {native.consequence}",
             f"{path} (readelf -d, readelf --dyn-syms)",
         )
+
+
+def _system_versions(
+    environment: Environment, name: NormalizedName, search: LibrarySearch, known: set[Path]
+) -> Iterator[Finding]:
+    """Yield the first other library of a package that this system is too old for.
+
+    Such ones are loaded for some models only (incident vllm-28612), or by some functions.
+    """
+    for path, _ in _native_files(environment, name):
+        if path in known:
+            continue
+        try:
+            library = search.read(path)
+            for soname in _SYSTEM & library.versions.keys():
+                found = search.find(soname, library)
+                wanted = library.versions[soname]
+                if found and (reason := _version_reason(wanted, found, search)):
+                    yield Finding(
+                        Severity.WARNING,
+                        environment.label(name),
+                        f"has a library that cannot be loaded where it is needed: {reason}",
+                        f"{path} (readelf -V)",
+                    )
+                    return
+        except (OSError, NotReadable):
+            continue  # no library that is known to matter
 
 
 def _one_whole(libraries: list[Path], wrong: Mapping[Path, str]) -> bool:
