@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from grpoenv.checks import Environment, Use
+from grpoenv.checks import Environment, Severity, Use
 from grpoenv.checks.process import findings_for
 from grpoenv.checks.script import read_script
 from grpoenv.child import Answered, Failed, ask
@@ -120,6 +120,50 @@ def test_a_notebook_that_is_none_is_bad_input(tmp_path: Path) -> None:
 def test_a_script_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file or directory"):
         read_script(tmp_path / "none.py")
+
+
+TRL = {
+    "trl/trainer/grpo_config.py": "class GRPOConfig(_BaseConfig):\n    beta: float = 0.0\n",
+    "trl/trainer/base_config.py": "class _BaseConfig(TrainingArguments):\n    bf16: bool = 1\n",
+    "transformers/training_args.py": (
+        "class TrainingArguments:\n    max_steps: int = 0\n    x: ClassVar[int] = 0\n"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("GRPOConfig(beta=0.1, bf16=True, max_steps=3, **more)", None),
+        ("trl.GRPOConfig(beta=0.1,\n  max_step=3)", ("problem", "(it has 'max_steps')")),
+        ("GRPOConfig(x=1)", ("problem", "gives GRPOConfig the keyword 'x', which trl 1.16.0 does")),
+        ("import unsloth\nGRPOConfig(x=1)", ("warning", "'x', which")),
+        ("SFTConfig(x=1)", None),
+        ("GRPOConfig(", None),
+    ],
+)
+def test_the_keywords_of_the_config(
+    site: Site, tmp_path: Path, text: str, found: tuple[str, str] | None
+) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(text)
+    site.put("trl", "1.16.0", files=TRL)
+    seen = site.findings("script-config", use=Use(scripts=(path,)))
+    assert [finding.severity.value for finding in seen] == ([found[0]] if found else [])
+    assert all(found[1] in finding.message for finding in seen if found)
+
+
+def test_a_config_that_cannot_be_read_in_full_is_a_note(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text("GRPOConfig(x=1)")
+    files = dict(TRL)
+    del files["transformers/training_args.py"]
+    site.put("trl", "1.16.0", files=files)
+    (finding,) = site.findings("script-config", use=Use(scripts=(path,)))
+    assert (finding.severity, finding.message) == (
+        Severity.NOTE,
+        "its GRPOConfig cannot be read in full",
+    )
 
 
 @pytest.mark.parametrize(

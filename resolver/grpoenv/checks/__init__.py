@@ -25,6 +25,7 @@ from grpoenv.checks import (
     registry,
     requirements,
     script,
+    script_config,
     toolchain,
 )
 from grpoenv.checks.interface import Check, Environment, Finding, Severity, Use
@@ -46,6 +47,7 @@ CHECKS: tuple[Check, ...] = (
     toolchain.CHECK,
     compiled_cache.CHECK,
     script.CHECK,
+    script_config.CHECK,
     offline.CHECK,
     hashes.CHECK,
     loading.CHECK,
