@@ -12,9 +12,6 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("WANDB_DISABLED", "true")
-
 WORDS = [
     "the",
     "a",
@@ -101,4 +98,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("WANDB_DISABLED", "true")
     main(Path(sys.argv[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,11 @@ def found(
         site.probe(), Matrix(Path("none")), data_paths(), checks=[check], use=Use(deep=True)
     )
     return [(f.severity, f.message) for f in verdict.findings if f.check == check.name]
+
+
+def test_importing_the_checks_changes_no_variable() -> None:
+    code = "import os; a = dict(os.environ); import grpoenv.checks; exit(a != dict(os.environ))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize(
