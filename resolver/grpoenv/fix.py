@@ -50,7 +50,10 @@ def run_fixes(fixes: Fixes, program: str) -> None:
             _remove(Path(command[-1]))
             continue
         arguments = command[len(program.split()) :]
-        done = subprocess.run([sys.executable, "-m", "grpoenv", *arguments], check=False)
+        # Standard output is the report's.
+        done = subprocess.run(
+            [sys.executable, "-m", "grpoenv", *arguments], stdout=sys.stderr, check=False
+        )
         # 1 and 3 are verdicts of the new environment, which the caller looks at anyway.
         if done.returncode not in (0, 1, 3):
             raise OperationError(f"{shlex.join(command)} ended with {done.returncode}")

@@ -13,16 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.utils import NormalizedName
+from packaging.version import Version
 
 from grpoenv.distributions import Distribution
 
-__all__ = ["TorchBuild", "UnknownBuild", "arch_list", "torch_build"]
+__all__ = ["TorchBuild", "UnknownBuild", "arch_list", "torch_abi", "torch_build"]
 
 _TORCH = NormalizedName("torch")
 _CUDA = re.compile(
     r"^cuda(?:\s*:[^=]+)?\s*=\s*(?:None|['\"](?P<major>\d+)\.(?P<minor>\d+))", re.MULTILINE
 )
 _HIP = re.compile(r"^(?:hip|rocm|xpu)(?:\s*:[^=]+)?\s*=\s*['\"]", re.MULTILINE)
+_FIRST_ALL_CXX11 = Version("2.7")
+_CMAKE = Path("torch", "share", "cmake", "Torch", "TorchConfig.cmake")
+_CMAKE_ABI = re.compile(r"_GLIBCXX_USE_CXX11_ABI=(?P<flag>[01])")
 _ARCHITECTURES = re.compile(rb"(?:(?:sm|compute)_\d+[af]? ?)+(?=\0)")
 
 
@@ -60,6 +64,24 @@ def torch_build(installed: Mapping[NormalizedName, Distribution]) -> TorchBuild 
         return UnknownBuild(f"{source} names no CUDA version", source)
     cuda = (int(match["major"]), int(match["minor"])) if match["major"] else None
     return TorchBuild(cuda, source, bool(_HIP.search(text)))
+
+
+def torch_abi(installed: Mapping[NormalizedName, Distribution]) -> bool | None:
+    """Return whether torch was compiled with the C++11 ABI, None if it does not say.
+
+    All official builds are from 2.7 on; those before say it in their CMake configuration.
+    """
+    if _TORCH not in installed:
+        return None
+    if installed[_TORCH].version >= _FIRST_ALL_CXX11:
+        return True
+    site = installed[_TORCH].info.parent
+    try:
+        text = (site / _CMAKE).read_text("utf-8", errors="replace")
+    except OSError:
+        return None
+    match = _CMAKE_ABI.search(text)
+    return match["flag"] == "1" if match else None
 
 
 def arch_list(installed: Mapping[NormalizedName, Distribution]) -> tuple[list[str], Path] | None:

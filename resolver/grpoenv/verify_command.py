@@ -53,8 +53,8 @@ def verify_command(
     extra: dict[str, Any] = {}
     if options.fix and verdict.problems:
         fixes = plan_fixes(verdict, program)
-        print(_fixes_text(verdict, fixes), file=sys.stderr)
-        if fixes.commands and _agreed(options):
+        print(_fixes_text(fixes), file=sys.stderr)
+        if fixes.commands and _agreed(options, verdict):
             run_fixes(fixes, program)
             extra["fixed"] = [shlex.join(command) for command in fixes.commands]
             probe, verdict = _look(options, matrix, data, program, use)
@@ -70,20 +70,20 @@ def _look(
     return probe, verify(probe, matrix, data, program=program, use=use)
 
 
-def _fixes_text(verdict: Verdict, fixes: Fixes) -> str:
-    lines = [verdict_text(verdict), ""] if fixes.commands else []
-    lines += [f"to run: {shlex.join(command)}" for command in fixes.commands]
+def _fixes_text(fixes: Fixes) -> str:
+    lines = [f"to run: {shlex.join(command)}" for command in fixes.commands]
     lines += [f"to do by hand: {remedy}" for remedy in fixes.by_hand]
     return "\n".join(lines)
 
 
-def _agreed(options: VerifyOptions) -> bool:
+def _agreed(options: VerifyOptions, verdict: Verdict) -> bool:
     """Tell whether the commands may run: by ``--yes``, or by an answer at the terminal."""
     if options.yes:
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         print("nothing was run: no terminal to ask at; --yes runs it", file=sys.stderr)
         return False
+    print(verdict_text(verdict), file=sys.stderr)
     print("run it? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

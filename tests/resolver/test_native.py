@@ -86,6 +86,29 @@ def test_a_symbol_that_torch_does_not_define_is_named(
 
 
 @needs_compiler
+def test_the_other_cxx_abi_is_named(stack: Site, compile_library: Callable[..., Path]) -> None:
+    name = (
+        "_ZN3c105ErrorC2ENS_14SourceLocationENSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
+    )
+    link_xformers(stack, compile_library, f"int {name}(void); int f() {{ return {name}(); }}")
+    cmake = stack.folder / "torch" / "share" / "cmake" / "Torch" / "TorchConfig.cmake"
+    cmake.parent.mkdir(parents=True)
+    cmake.write_text('set(TORCH_CXX_FLAGS "-D_GLIBCXX_USE_CXX11_ABI=0")\n')
+    (finding,) = stack.findings("native")
+    assert f"{name}, and was compiled with the new C++ ABI while torch has" in finding.message
+
+
+@needs_compiler
+def test_a_torch_without_a_record_raises_no_alarm(
+    stack: Site, compile_library: Callable[..., Path]
+) -> None:
+    link_xformers(stack, compile_library, "int torch_here(void); int f() { return torch_here(); }")
+    (info,) = stack.folder.glob("torch-*.dist-info")
+    (info / "RECORD").write_text("")
+    assert stack.findings("native") == []
+
+
+@needs_compiler
 def test_a_library_that_is_nowhere_is_named(
     stack: Site, compile_library: Callable[..., Path]
 ) -> None:

@@ -21,16 +21,15 @@ from packaging.version import Version
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
 from grpoenv.checks.native import NATIVE, severity_of
 from grpoenv.distributions import Distribution
-from grpoenv.torch_build import TorchBuild, torch_build
+from grpoenv.torch_build import TorchBuild, torch_abi, torch_build
 
-__all__ = ["CHECK", "TORCHCODEC", "BuiltFor", "built_for", "torch_abi"]
+__all__ = ["CHECK", "TORCHCODEC", "BuiltFor", "built_for"]
 
 _TORCH = NormalizedName("torch")
 _LIMIT_BYTES = 64 * 1024
 _CUDA = re.compile(r"(?:^|[+.])cu(?P<digits>\d{2,3})(?!\d)")
 _TORCH_NAME = re.compile(r"(?:torch|pt)(?P<major>\d)\.?(?P<minor>\d+)")
 _CXX_ABI = re.compile(r"cxx11abi(?P<flag>TRUE|FALSE)", re.IGNORECASE)
-_CMAKE_ABI = re.compile(r"_GLIBCXX_USE_CXX11_ABI=(?P<flag>[01])")
 _VERSION_FILE = re.compile(r"__version__\s*=\s*['\"](?P<version>[^'\"]+)")
 
 TORCHCODEC = {
@@ -83,18 +82,6 @@ def built_for(distribution: Distribution) -> BuiltFor:
         _major(cuda["digits"]) if cuda else None,
         abi["flag"].upper() == "TRUE" if abi else None,
     )
-
-
-def torch_abi(torch: Distribution) -> bool | None:
-    """Return whether ``torch`` was compiled with the C++11 ABI, None if it does not say.
-
-    All official builds are from 2.7 on; those before say it in their CMake configuration.
-    """
-    if torch.version >= Version("2.7"):
-        return True
-    file = torch.info.parent / "torch" / "share" / "cmake" / "Torch" / "TorchConfig.cmake"
-    match = _CMAKE_ABI.search(_read(file))
-    return match["flag"] == "1" if match else None
 
 
 def _stated(distribution: Distribution, site: Path) -> tuple[str, str]:
@@ -160,6 +147,8 @@ def _tags(environment: Environment, name: NormalizedName, accepted: set[Tag]) ->
         if line.lower().startswith("tag:")
     ]
     tags = {tag for text in stated if text.count("-") == 2 for tag in parse_tag(text)}
+    # A free-threaded Python takes cp313-cp313t, and cp313-cp313 is what the probe names.
+    tags = {Tag(tag.interpreter, tag.abi.removesuffix("t"), tag.platform) for tag in tags}
     if tags and not tags & accepted:
         python, machine = environment.probe.interpreter.minor, environment.probe.machine
         yield Finding(
@@ -194,7 +183,7 @@ def _mismatch(environment: Environment, states: BuiltFor) -> str:
         if build.cuda[0] != states.cuda:
             major, minor = build.cuda
             return f"CUDA {states.cuda}, and {label} for CUDA {major}.{minor}"
-    abi = torch_abi(torch)
+    abi = torch_abi(environment.installed)
     if None not in (states.abi, abi) and states.abi != abi:
         return (
             f"the {'new' if states.abi else 'old'} C++ ABI (cxx11abi"

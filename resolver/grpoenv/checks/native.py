@@ -20,7 +20,7 @@ from grpoenv.checks.interface import Check, Environment, Finding, Severity
 from grpoenv.elf import NotReadable, defined_symbols, undefined_symbols
 from grpoenv.gpu import Answer
 from grpoenv.linker_search import LibrarySearch
-from grpoenv.torch_build import TorchBuild, torch_build
+from grpoenv.torch_build import TorchBuild, torch_abi, torch_build
 
 __all__ = ["CHECK", "NATIVE", "Native", "libraries_of", "severity_of"]
 
@@ -28,6 +28,9 @@ _TORCH = NormalizedName("torch")
 _OF_TORCH = re.compile(r"3c10|2at|5torch|^c10_|^aoti_torch|^torch_")
 """Names that a library of torch alone can give: its C++ name spaces and its C interface."""
 _FROM_DRIVER = ("libcuda.so.1", "libnvidia-ml.so.1")
+_LIBRARY_OF_TORCH = re.compile(r"lib(torch|c10)\w*\.so")
+_NEW_STRING = "St7__cxx1112basic_string"
+"""What ``std::string`` is called in the C++11 ABI alone."""
 _SYSTEM = {"libc.so.6", "libm.so.6", "libstdc++.so.6"}
 _FFMPEG = re.compile(r"lib(avutil|avcodec|avformat|avdevice|avfilter|swscale|swresample)\.so")
 
@@ -166,26 +169,33 @@ def _run(environment: Environment) -> Iterator[Finding]:
         return
     interpreter = Path(environment.probe.interpreter.executable)
     search = LibrarySearch(interpreter, environment.use.variables)
-    torch = libraries_of(environment, _TORCH) if _TORCH in environment.installed else []
-    search.load(torch)
-    symbols = _Symbols(torch)
+    search.load(_torch_libraries(environment))
+    symbols = _Symbols(search.loaded)
     for name, native in NATIVE.items():
         if name in environment.installed:
             yield from _package(environment, name, native, search, symbols)
 
 
+def _torch_libraries(environment: Environment) -> list[Path]:
+    """Return the libraries of torch on the disk: what conda installs has no RECORD of them."""
+    if _TORCH not in environment.installed:
+        return []
+    package = environment.installed[_TORCH].info.parent / "torch"
+    return sorted([*package.glob("_C.*.so"), *package.glob("lib/lib*.so")])
+
+
 class _Symbols:
     """What the libraries of torch define, read when first asked for."""
 
-    def __init__(self, torch: list[Path]) -> None:
-        self._torch = torch
+    def __init__(self, loaded: Mapping[str, Path]) -> None:
+        self._torch = [path for name, path in loaded.items() if _LIBRARY_OF_TORCH.match(name)]
         self._defined: frozenset[str] | None = None
 
     def missing_in(self, path: Path, siblings: list[Path]) -> list[str]:
         """Return the symbols that ``path`` wants of torch, and that nothing gives."""
         wanted = [name for name in undefined_symbols(path) if _OF_TORCH.search(name)]
-        if not wanted:
-            return []
+        if not wanted or not self._torch:
+            return []  # a torch without libraries is for ``files`` and ``requirements`` to report
         if self._defined is None:
             self._defined = frozenset().union(*map(defined_symbols, self._torch))
         missing = [name for name in wanted if name not in self._defined]
@@ -286,12 +296,17 @@ def _reason(
         if reason := _version_reason(library.versions.get(soname), found, search):
             return reason
     if symbols and (undefined := symbols.missing_in(path, siblings)):
-        return f"torch does not define {undefined[0]}" + (
-            f" and {len(undefined) - 1} more" if len(undefined) > 1 else ""
-        )
+        more = f" and {len(undefined) - 1} more" if len(undefined) > 1 else ""
+        return f"torch does not define {undefined[0]}{more}{_abi_hint(environment, undefined)}"
     if missing and all(map(_FFMPEG.match, missing)):
         return f"there is no FFmpeg of its kind ({missing[0]} and others)"
     return f"there is no {', '.join(missing)}" if missing else ""
+
+
+def _abi_hint(environment: Environment, undefined: list[str]) -> str:
+    if torch_abi(environment.installed) is False and any(_NEW_STRING in s for s in undefined):
+        return ", and was compiled with the new C++ ABI while torch has the old one"
+    return ""
 
 
 def _beside(path: Path, soname: str) -> Path | None:
