@@ -22,7 +22,6 @@ __all__ = [
     "NotReadable",
     "SharedObject",
     "defined_symbols",
-    "defined_versions",
     "read_shared_object",
     "undefined_symbols",
 ]
@@ -55,17 +54,18 @@ class SharedObject:
 
     ``needed`` are the sonames that it is linked with, ``folders`` where it says itself that they
     lie (RPATH and RUNPATH), ``versions`` the symbol versions that it wants of each, such as
-    ``{"libc.so.6": {"GLIBC_2.28"}}``.
+    ``{"libc.so.6": {"GLIBC_2.28"}}``, ``defines`` those that it gives itself.
     """
 
     path: Path
     needed: tuple[str, ...]
     folders: tuple[Path, ...]
     versions: dict[str, frozenset[str]]
+    defines: frozenset[str]
 
 
 def read_shared_object(path: Path) -> SharedObject:
-    """Read the dynamic section of ``path``; raises NotReadable, or OSError."""
+    """Read the dynamic section and the versions of ``path``; raises NotReadable, or OSError."""
     with _opened(path) as elf:
         tags = list(_section(elf, ".dynamic").iter_tags())
         wanted = elf.get_section_by_name(".gnu.version_r")
@@ -73,6 +73,10 @@ def read_shared_object(path: Path) -> SharedObject:
             need.name: frozenset(version.name for version in names)
             for need, names in (wanted.iter_versions() if wanted else ())
         }
+        given = elf.get_section_by_name(".gnu.version_d")
+        defines = frozenset(
+            name.name for _, names in (given.iter_versions() if given else ()) for name in names
+        )
         search = [
             entry
             for tag in tags
@@ -84,15 +88,7 @@ def read_shared_object(path: Path) -> SharedObject:
             tuple(tag.needed for tag in tags if hasattr(tag, "needed")),
             tuple(Path(_expanded(entry, path)) for entry in search),
             versions,
-        )
-
-
-def defined_versions(path: Path) -> frozenset[str]:
-    """Return the symbol versions that the library ``path`` defines, none where it has none."""
-    with _opened(path) as elf:
-        section = elf.get_section_by_name(".gnu.version_d")
-        return frozenset(
-            name.name for _, names in (section.iter_versions() if section else ()) for name in names
+            defines,
         )
 
 

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from grpoenv.elf import NotReadable, SharedObject, defined_versions, read_shared_object
+from grpoenv.elf import NotReadable, SharedObject, read_shared_object
 
 __all__ = ["LibrarySearch", "system_libraries"]
 
@@ -60,7 +60,6 @@ class LibrarySearch:
         self._folders = [Path(entry) for entry in _entries(variables.get("LD_LIBRARY_PATH", ""))]
         self._fallbacks = [*_own_folders(interpreter), *map(Path, _TRUSTED)]
         self._objects: dict[Path, SharedObject] = {}
-        self._versions: dict[Path, frozenset[str]] = {}
         self.loaded: dict[str, Path] = {}
 
     def read(self, path: Path) -> SharedObject:
@@ -68,12 +67,6 @@ class LibrarySearch:
         if path not in self._objects:
             self._objects[path] = read_shared_object(path)
         return self._objects[path]
-
-    def versions(self, path: Path) -> frozenset[str]:
-        """Return the symbol versions that ``path`` defines, read once; raises as ``read``."""
-        if path not in self._versions:
-            self._versions[path] = defined_versions(path)
-        return self._versions[path]
 
     def load(self, paths: Iterable[Path]) -> None:
         """Take each of ``paths``, and all that it needs and can be found, for loaded."""

@@ -317,7 +317,7 @@ def _beside(path: Path, soname: str) -> Path | None:
 def _version_reason(wanted: frozenset[str] | None, found: Path, search: LibrarySearch) -> str:
     if not wanted:
         return ""
-    defined = search.versions(found)
+    defined = search.read(found).defines
     missing = sorted(wanted - defined, key=_natural)
     if not defined or not missing:
         return ""
