@@ -67,13 +67,13 @@ class SharedObject:
 def read_shared_object(path: Path) -> SharedObject:
     """Read the dynamic section and the versions of ``path``; raises NotReadable, or OSError."""
     with _opened(path) as elf:
-        tags = list(_section(elf, ".dynamic").iter_tags())
-        wanted = elf.get_section_by_name(".gnu.version_r")
+        sections = _sections(elf, "SHT_DYNAMIC", "SHT_GNU_verneed", "SHT_GNU_verdef")
+        tags = list(_required(sections, "SHT_DYNAMIC").iter_tags())
+        wanted, given = sections.get("SHT_GNU_verneed"), sections.get("SHT_GNU_verdef")
         versions = {
             need.name: frozenset(version.name for version in names)
             for need, names in (wanted.iter_versions() if wanted else ())
         }
-        given = elf.get_section_by_name(".gnu.version_d")
         defines = frozenset(
             name.name for _, names in (given.iter_versions() if given else ()) for name in names
         )
@@ -113,7 +113,7 @@ def _symbols(path: Path) -> Iterator[tuple[str, int, int]]:
     takes pyelftools ten times as long.
     """
     with _opened(path) as elf:
-        table = _section(elf, ".dynsym")
+        table = _required(_sections(elf, "SHT_DYNSYM"), "SHT_DYNSYM")
         raw, names = table.data(), table.stringtable.data()
         bits = elf.elfclass
         for fields in _SYMBOL[bits].iter_unpack(raw):
@@ -136,11 +136,23 @@ def _opened(path: Path) -> Iterator[Any]:
             raise NotReadable(f"{path}: {error or type(error).__name__}") from error
 
 
-def _section(elf: Any, name: str) -> Any:
-    section = elf.get_section_by_name(name)
-    if section is None:
-        raise NotReadable(f"it has no section {name}")
-    return section
+def _sections(elf: Any, *types: str) -> dict[str, Any]:
+    """Return the section of each of ``types`` that there is.
+
+    Looking them up by name would make an object of every section, which takes three times as long.
+    """
+    found: dict[str, Any] = {}
+    for number in range(elf.num_sections()):
+        with contextlib.suppress(ELFError):  # of another type
+            section = elf.get_section(number, types)
+            found.setdefault(section["sh_type"], section)
+    return found
+
+
+def _required(sections: dict[str, Any], type_: str) -> Any:
+    if type_ not in sections:
+        raise NotReadable(f"it has no section of type {type_}")
+    return sections[type_]
 
 
 def _expanded(entry: str, path: Path) -> str:
