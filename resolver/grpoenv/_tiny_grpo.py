@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 WORDS = [
     "the",
@@ -34,18 +35,14 @@ WORDS = [
 ]
 
 
-def make_model(folder: Path) -> None:
-    """Save the tokenizer and the model into ``folder``."""
+def make_model(folder: Path) -> Any:
+    """Save the model into ``folder`` and return a tokenizer of its words."""
     tokenizers = importlib.import_module("tokenizers")
     transformers = importlib.import_module("transformers")
     special = ["<pad>", "<eos>", "<unk>"]
     vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    )
-    fast.save_pretrained(folder)
     config = transformers.Qwen2Config(
         vocab_size=len(vocabulary),
         hidden_size=32,
@@ -59,6 +56,14 @@ def make_model(folder: Path) -> None:
         bos_token_id=None,
     )
     transformers.Qwen2ForCausalLM(config).save_pretrained(folder)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],
+    )
 
 
 def reward(completions: list[str], **_: object) -> list[float]:
@@ -71,7 +76,7 @@ def main(folder: Path) -> None:
     datasets, trl = importlib.import_module("datasets"), importlib.import_module("trl")
     torch = importlib.import_module("torch")
     torch.manual_seed(0)
-    make_model(folder / "model")
+    tokenizer = make_model(folder / "model")
     config = trl.GRPOConfig(
         output_dir=str(folder / "out"),
         per_device_train_batch_size=4,
@@ -82,12 +87,14 @@ def main(folder: Path) -> None:
         logging_steps=1,
         report_to=[],
         use_cpu=not torch.cuda.is_available(),
+        bf16=False,
         save_strategy="no",
     )
     trainer = trl.GRPOTrainer(
         model=str(folder / "model"),
         args=config,
         reward_funcs=reward,
+        processing_class=tokenizer,
         train_dataset=datasets.Dataset.from_dict(
             {"prompt": ["the cat sat on", "a dog ran under"] * 8}
         ),

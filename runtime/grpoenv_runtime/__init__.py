@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from grpoenv_runtime.registry import CONTRACTS, Registry
     from grpoenv_runtime.self_test_run import UnsoundFastPathWarning, self_test
     from grpoenv_runtime.slow import grpo_compute_loss_slow
+    from grpoenv_runtime.trl_bridge import TrlPatch, UnsupportedTrlError, patch_trl
 
     RL_REPLACEMENTS: Registry
 
@@ -43,7 +44,9 @@ __all__ = [
     "LossConfig",
     "LossOutput",
     "Policy",
+    "TrlPatch",
     "UnsoundFastPathWarning",
+    "UnsupportedTrlError",
     "collect_metrics",
     "evaluate",
     "grpo_compute_loss",
@@ -52,6 +55,7 @@ __all__ = [
     "heal",
     "loss_config",
     "make_batch",
+    "patch_trl",
     "self_test",
     "two_phase_reason",
 ]
@@ -65,7 +69,9 @@ _HOMES = {
     "LossConfig": "config",
     "LossOutput": "policy",
     "Policy": "policy",
+    "TrlPatch": "trl_bridge",
     "UnsoundFastPathWarning": "self_test_run",
+    "UnsupportedTrlError": "trl_bridge",
     "collect_metrics": "metrics",
     "evaluate": "evaluation",
     "grpo_compute_loss": "fast",
@@ -74,6 +80,7 @@ _HOMES = {
     "heal": "heal_zoo",
     "loss_config": "config",
     "make_batch": "batch",
+    "patch_trl": "trl_bridge",
     "self_test": "self_test_run",
     "two_phase_reason": "fast",
 }

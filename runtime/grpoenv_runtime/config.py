@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from grpoenv_kernels.head import HeadOptions
 from grpoenv_runtime.normalisers import (
@@ -30,8 +30,7 @@ __all__ = ["LOSS_TYPES", "LossConfig", "LossType", "loss_config"]
 LEVELS = ("token", "sequence")
 
 
-@dataclass(frozen=True)
-class LossType:
+class LossType(NamedTuple):
     """One variant: its policy term and how its tokens are weighed."""
 
     surrogate: type[Any]
@@ -110,7 +109,7 @@ _SAMPLER = {
 
 
 def _names(*kinds: type[Any]) -> frozenset[str]:
-    return frozenset(entry.name for kind in kinds for entry in fields(kind))
+    return frozenset(name for kind in kinds for name in kind.__annotations__)
 
 
 _SURROGATE = _names(ClippedRatio, TruncatedRatio, SoftGate, GammaWeight)

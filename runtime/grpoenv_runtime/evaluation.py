@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +22,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(NamedTuple):
     """A loss and the quantities that its metrics are made of.
 
     Attributes:
@@ -72,7 +71,9 @@ def sampler_ratio(batch: Batch, old_logps: Tensor, config: LossConfig) -> Tensor
     return config.sampler.ratio(old_logps, batch.sampling_logps, batch.mask)
 
 
-def high_entropy_mask(entropies: Tensor, mask: Tensor, share: float) -> Tensor:
+def high_entropy_mask(
+    entropies: Tensor, mask: Tensor, share: float, num_processes: int = 1
+) -> Tensor:
     """Return ``(B, T)`` bool, ``True`` at the valid tokens of highest entropy.
 
     Args:
@@ -80,12 +81,36 @@ def high_entropy_mask(entropies: Tensor, mask: Tensor, share: float) -> Tensor:
         mask: ``(B, T)`` bool, ``True`` where valid.
         share: part of the valid tokens to keep (arXiv 2506.01939): those at or above the
             ``1 - share`` quantile.
+        num_processes: processes whose tokens the quantile is taken over; if there are several, all
+            of the default process group must call this.
 
     """
     known = entropies.detach()
-    if not bool(mask.any()):
+    values = known[mask] if num_processes == 1 else _gather(known[mask], num_processes)
+    if not len(values):
         return torch.zeros_like(mask)
-    return mask & (known >= torch.quantile(known[mask], 1 - share))
+    return mask & (known >= torch.quantile(values, 1 - share))
+
+
+def _gather(values: Tensor, num_processes: int) -> Tensor:
+    """Return the values ``[n]`` of every process of the default group, which differ in number."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized() or dist.get_world_size() != num_processes:
+        found = dist.get_world_size() if dist.is_initialized() else 1
+        raise ValueError(
+            f"num_processes is {num_processes}, but {found} take part in the process group: the "
+            "entropy quantile is taken over all of them"
+        )
+    counts = [values.new_zeros((), dtype=torch.long) for _ in range(num_processes)]
+    dist.all_gather(counts, torch.tensor(len(values), device=values.device))
+    padded = torch.zeros(
+        max(int(count) for count in counts), dtype=values.dtype, device=values.device
+    )
+    parts = [torch.empty_like(padded) for _ in counts]
+    padded[: len(values)] = values
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
 
 def _off_policy_keep(logps: Tensor, old_logps: Tensor, batch: Batch, threshold: float) -> Tensor:
@@ -152,7 +177,8 @@ def evaluate(
 
     Raises:
         ValueError: the KL term without ``ref_logps``, a sampler correction without the sampler's
-            log-probabilities, a loss that reads entropies without them.
+            log-probabilities, a loss that reads entropies without them, an entropy quantile over
+            processes that do not form a process group.
 
     """
     mask = batch.mask
@@ -163,7 +189,9 @@ def evaluate(
     terms = Terms(logps, ratio, batch.advantages, sequence_log_weight(log_ratio, sampled))
     chosen, kl, reference = mask, None, required_reference(batch, config)
     if entropies is not None and config.top_entropy_quantile < 1:
-        chosen = high_entropy_mask(entropies, mask, config.top_entropy_quantile)
+        chosen = high_entropy_mask(
+            entropies, mask, config.top_entropy_quantile, config.normalisation.num_processes
+        )
     total = torch.where(chosen, _policy_terms(terms, old, sampled, batch, config), 0.0)
     if reference is not None:
         kl = kl_term(logps, reference, ratio, config)

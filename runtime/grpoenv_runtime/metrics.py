@@ -7,7 +7,6 @@ masked column never counts, also where ``T`` is 1 (trl takes any ``(B, 1)`` for 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -65,7 +64,7 @@ _VARIANT_METRICS: Mapping[str, Callable[[Mapping[str, Tensor], Tensor], Metrics]
 def _variant_metrics(evaluation: Evaluation, batch: Batch, config: LossConfig) -> Metrics:
     terms = evaluation.terms
     if batch.sequence_advantages is not None:
-        terms = replace(terms, advantages=batch.sequence_advantages)
+        terms = terms._replace(advantages=batch.sequence_advantages)
     found, metrics = config.surrogate.indicators(terms), Metrics()
     for name, collect in _VARIANT_METRICS.items():
         if name in found:

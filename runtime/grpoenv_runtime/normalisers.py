@@ -7,7 +7,7 @@ the number of valid tokens of sequence ``b``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +23,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, eq=False)
-class Normalisation:
+class Normalisation(NamedTuple):
     """Where the micro-batch stands in training.
 
     Attributes:

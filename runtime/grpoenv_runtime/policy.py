@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,8 +13,7 @@ from grpoenv_runtime.batch import Batch
 __all__ = ["LossOutput", "Policy"]
 
 
-@dataclass(frozen=True, eq=False)
-class Policy:
+class Policy(NamedTuple):
     """The policy's last hidden states and its head.
 
     Attributes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,8 +29,7 @@ _SMALLEST_LOG_WEIGHT = math.log(1e-8)
 _LARGEST_LOG_WEIGHT = 20.0
 
 
-@dataclass(frozen=True)
-class Terms:
+class Terms(NamedTuple):
     """What a policy term is made of; shapes ``(B, T)``, ``(B, 1)`` or ``(R,)``, broadcastable.
 
     Attributes:
@@ -57,8 +56,7 @@ class Surrogate(Protocol):
         """Return what the variant's metrics average, by a short name."""
 
 
-@dataclass(frozen=True)
-class ClippedRatio:
+class ClippedRatio(NamedTuple):
     """Clipped surrogate of PPO and GRPO (arXiv 2402.03300, equation 3), with a two-sided cap.
 
     Attributes:
@@ -90,8 +88,7 @@ class ClippedRatio:
         return {"low": low, "high": high}
 
 
-@dataclass(frozen=True)
-class TruncatedRatio:
+class TruncatedRatio(NamedTuple):
     """CISPO (MiniMax-M1, arXiv 2506.13585): the ratio is a truncated constant weight.
 
     Attributes:
@@ -140,8 +137,7 @@ class SoftGate:
         return {}
 
 
-@dataclass(frozen=True)
-class GammaWeight:
+class GammaWeight(NamedTuple):
     """VESPO (arXiv 2602.10693): a gamma-shaped weight of the whole sequence's importance weight.
 
     Attributes:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from grpoenv import _tiny_grpo
 from grpoenv._data import data_paths
 from grpoenv.lockfile import read_lock
 from grpoenv.probe import read_freeze
@@ -23,7 +22,7 @@ from grpoenv.uv import run_uv
 pytestmark = pytest.mark.real
 
 GRPOENV = [sys.executable, "-m", "grpoenv"]
-TINY_GRPO = Path(_tiny_grpo.__file__)
+TINY_GRPO = Path(__file__).parent.parent / "tiny_grpo.py"
 
 
 def call(
