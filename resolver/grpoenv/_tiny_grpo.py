@@ -67,8 +67,8 @@ def make_model(folder: Path) -> Any:
 
 
 def reward(completions: list[str], **_: object) -> list[float]:
-    """Reward every ``the``, so that the advantages of a group differ."""
-    return [float(text.split().count("the")) for text in completions]
+    """Reward the letter e and short texts, so that the advantages of a group differ."""
+    return [text.count("e") - 0.1 * len(text) for text in completions]
 
 
 def main(folder: Path) -> None:
@@ -84,6 +84,7 @@ def main(folder: Path) -> None:
         max_completion_length=8,
         max_steps=3,
         beta=0.04,
+        learning_rate=1e-3,
         logging_steps=1,
         report_to=[],
         use_cpu=not torch.cuda.is_available(),
