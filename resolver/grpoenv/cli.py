@@ -137,7 +137,28 @@ def _add_install(verbs: _Verbs) -> None:
 def _add_verify(verbs: _Verbs) -> None:
     parser = _verb(verbs, "verify", _verify, "before training: is this environment sound?")
     parser.add_argument("--python", type=Path, metavar="PATH", help="verify this interpreter's")
+    parser.add_argument(
+        "scripts", nargs="*", type=Path, metavar="SCRIPT", help="your .py or .ipynb, looked at too"
+    )
     parser.add_argument("--notes", action="store_true", help="show what asks for nothing, too")
+    parser.add_argument(
+        "--deep",
+        action="store_true",
+        help="hash every file, load every library, train a tiny model: about a minute",
+    )
+    parser.add_argument(
+        "--format", choices=("text", "json", "github", "sarif", "junit"), default="text"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to attach to a bug")
+    parser.add_argument(
+        "--fix", action="store_true", help="run the remedies, after showing them and asking"
+    )
+    parser.add_argument("--yes", action="store_true", help="with --fix, do not ask")
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="compare the environments of all ranks: torchrun … -m grpoenv verify --distributed",
+    )
 
 
 def _add_check(verbs: _Verbs) -> None:
@@ -190,7 +211,7 @@ def _add_matrix(verbs: _Verbs) -> None:
 
 
 def _install(options: argparse.Namespace) -> int:
-    from grpoenv import report
+    from grpoenv import report, report_verdict
     from grpoenv.install import install
     from grpoenv.progress import ConsoleReporter, SilentReporter
     from grpoenv.target import choose_python, prepared_python
@@ -211,11 +232,11 @@ def _install(options: argparse.Namespace) -> int:
             options,
             code,
             plan=report.plan_json(result.plan),
-            verdict=report.verdict_json(result.verdict),
+            verdict=report_verdict.verdict_json(result.verdict),
             restart=list(result.restart),
         )
     else:
-        print(report.verdict_text(result.verdict))
+        print(report_verdict.verdict_text(result.verdict))
         if result.restart:
             print(report.restart_text(result.restart))
     return code
@@ -251,24 +272,37 @@ def _dry_run(
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from grpoenv import report
-    from grpoenv.machine import probe_machine
-    from grpoenv.target import existing_python
-    from grpoenv.verify import verify
+    from grpoenv.report_verdict import verdict_json
+    from grpoenv.verify_command import VerifyOptions, compare_ranks, verdict_report, verify_command
 
-    matrix, data = _matrix(options)
-    probe = probe_machine(existing_python(options.python))
-    verdict = verify(probe, matrix, data, program=_program())
+    options.json = options.json or options.format == "json"
+    wanted = VerifyOptions(
+        options.python,
+        tuple(options.scripts),
+        options.deep,
+        options.notes,
+        options.format,
+        options.html,
+        options.fix,
+        options.yes,
+    )
+    extra: dict[str, object] = {}
+    if options.distributed:
+        verdict, rank = compare_ranks(wanted)
+        if rank != 0:
+            return 0  # rank 0 speaks for all; torchrun would end it if another one failed first
+    else:
+        verdict, extra = verify_command(wanted, *_matrix(options), _program())
     code = _verdict_code(verdict)
     if options.json:
-        _print_json(options, code, verdict=report.verdict_json(verdict))
+        _print_json(options, code, verdict=verdict_json(verdict), **extra)
     else:
-        print(report.verdict_text(verdict, notes=options.notes))
+        print(verdict_report(verdict, wanted))
     return code
 
 
 def _check(options: argparse.Namespace) -> int:
-    from grpoenv import report
+    from grpoenv import report_checked, report_verdict
     from grpoenv.asked_target import asked_probe, parse_gpu
     from grpoenv.check import check, parse_wanted
     from grpoenv.target import existing_python
@@ -295,12 +329,12 @@ def _check(options: argparse.Namespace) -> int:
         _print_json(
             options,
             code,
-            **report.checked_json(checked, probe),
-            verdict=report.verdict_json(checked.verdict),
+            **report_checked.checked_json(checked, probe),
+            verdict=report_verdict.verdict_json(checked.verdict),
         )
     else:
-        print(report.checked_text(checked, probe))
-        print(report.verdict_text(checked.verdict, notes=options.notes))
+        print(report_checked.checked_text(checked, probe))
+        print(report_verdict.verdict_text(checked.verdict, notes=options.notes))
     return code
 
 

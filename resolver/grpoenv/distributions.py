@@ -32,17 +32,12 @@ class Distribution:
         because a stack has tens of thousands. None means that there is no RECORD, as in packages
         of the system and in ``.egg-info`` ones.
         """
-        try:
-            with (self.info / "RECORD").open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.reader(file) if row]
-        except (FileNotFoundError, NotADirectoryError):
+        rows = self._rows()
+        if rows is None:
             return None
-        base = f"{self.info.parent}{os.sep}"
+        base = self._base
         return [
-            (
-                os.path.normpath(base + row[0]) if ".." in row[0] else base + row[0],
-                int(row[2]) if len(row) > 2 and row[2].isdigit() else None,
-            )
+            (_joined(base, row[0]), int(row[2]) if len(row) > 2 and row[2].isdigit() else None)
             for row in rows
         ]
 
@@ -52,6 +47,31 @@ class Distribution:
             return str(self.info).encode() + (self.info / "RECORD").read_bytes()
         except OSError:
             return str(self.info).encode() + b" no RECORD"
+
+    def recorded_hashes(self) -> list[tuple[str, str, str]]:
+        """Return path, algorithm and digest (URL-safe base64, unpadded) of each hashed file.
+
+        Compiled ``.pyc`` files are left out: Python rewrites them at will.
+        """
+        base = self._base
+        return [
+            (_joined(base, row[0]), algorithm, digest)
+            for row in self._rows() or ()
+            if len(row) > 1 and not row[0].endswith(".pyc")
+            for algorithm, equals, digest in [row[1].partition("=")]
+            if equals
+        ]
+
+    def _rows(self) -> list[list[str]] | None:
+        try:
+            with (self.info / "RECORD").open(newline="", encoding="utf-8") as file:
+                return [row for row in csv.reader(file) if row]
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    @property
+    def _base(self) -> str:
+        return f"{self.info.parent}{os.sep}"
 
     def requires(self) -> list[str]:
         """Return the texts of ``Requires-Dist``, empty where there is no metadata."""
@@ -100,6 +120,10 @@ def installed_versions(
 ) -> dict[NormalizedName, Version]:
     """Return the version, local part included, of each installed distribution."""
     return {name: distribution.version for name, distribution in installed.items()}
+
+
+def _joined(base: str, recorded: str) -> str:
+    return os.path.normpath(base + recorded) if ".." in recorded else base + recorded
 
 
 def _in_folder(folder: Path) -> Iterator[Distribution]:

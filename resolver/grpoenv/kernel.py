@@ -8,6 +8,7 @@ so the kernel's memory map can be read.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,7 @@ from packaging.utils import NormalizedName
 
 from grpoenv.distributions import Distribution
 
-__all__ = ["kernel_process", "loaded_distributions"]
+__all__ = ["kernel_process", "loaded_distributions", "process_start", "replaced_files"]
 
 
 def loaded_distributions(
@@ -41,6 +42,30 @@ def loaded_distributions(
     return tuple(
         distribution.name for distribution in installed if _records_any(distribution.info, mapped)
     )
+
+
+def replaced_files(process: int, *, proc: Path = Path("/proc")) -> list[str] | None:
+    """Return the libraries that ``process`` runs on although their files are gone or replaced.
+
+    None if its memory map cannot be read.
+    """
+    try:
+        maps = (proc / str(process) / "maps").read_text("utf-8", errors="replace")
+    except OSError:
+        return None
+    lines = [line.split(maxsplit=5)[5] for line in maps.splitlines() if ".so" in line]
+    return sorted({line.removesuffix(" (deleted)") for line in lines if line.endswith("(deleted)")})
+
+
+def process_start(process: int, *, proc: Path = Path("/proc")) -> float | None:
+    """Return when ``process`` started, in seconds since the epoch, None if that cannot be read."""
+    try:
+        fields = (proc / str(process) / "stat").read_text("utf-8", errors="replace")
+        boot = re.search(r"^btime (\d+)$", (proc / "stat").read_text("utf-8"), re.MULTILINE)
+        ticks = int(fields.rpartition(")")[2].split()[19])  # field 22 of proc(5)
+        return int(boot[1]) + ticks / os.sysconf("SC_CLK_TCK") if boot else None
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _records_any(info: Path, files: set[str]) -> bool:

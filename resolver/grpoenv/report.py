@@ -1,33 +1,25 @@
-"""Turn results into text for people and into JSON values for programs.
+"""Turn plans, probes and the matrix into text for people and into JSON values for programs.
 
+A verdict has reports of its own, in ``report_verdict`` and the modules beside it.
 The JSON of every verb is one object with ``schema``, ``verb`` and ``exit``; docs/json.md lists the
 other fields.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from packaging.utils import NormalizedName
 
-from grpoenv.checks import Finding, Severity
-from grpoenv.checks.interface import MANAGED
 from grpoenv.gpu import Gpu
-from grpoenv.matrix import MAIN_PACKAGES, Matrix
+from grpoenv.matrix import Matrix
 from grpoenv.probe import Probe
 from grpoenv.resolve import Change, Plan
-from grpoenv.verify import Verdict
-
-if TYPE_CHECKING:
-    from grpoenv.check import Checked
-    from grpoenv.planned import PlannedPackages
 
 __all__ = [
     "JSON_SCHEMA",
-    "checked_json",
-    "checked_text",
-    "findings_json",
+    "gpu_text",
     "matrix_json",
     "matrix_text",
     "plan_json",
@@ -35,8 +27,6 @@ __all__ = [
     "probe_text",
     "restart_text",
     "size_text",
-    "verdict_json",
-    "verdict_text",
 ]
 
 JSON_SCHEMA = 1
@@ -126,125 +116,6 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def verdict_text(verdict: Verdict, *, notes: bool = False) -> str:
-    """Return the verdict as text: problems with their evidence first, then the one command.
-
-    Notes, which ask for nothing, are counted, and shown where ``notes`` is true.
-    """
-    lines, hidden = list[str](), 0
-    for finding in verdict.findings:
-        if finding.severity is Severity.NOTE and not notes:
-            hidden += 1
-        else:
-            lines += _finding_lines(finding)
-    if hidden:
-        lines.append(f"{hidden} note{'s' if hidden > 1 else ''}: add --notes")
-    remedies = list(dict.fromkeys(f.remedy for f in verdict.problems if f.remedy))
-    lines += [f"mend it: {remedy}" for remedy in remedies]
-    lines.append(_verdict_line(verdict))
-    return "\n".join(lines)
-
-
-def _finding_lines(finding: Finding) -> list[str]:
-    head = f"{finding.severity.value}: {finding.culprit}: {finding.message}"
-    if finding.severity is Severity.NOTE:
-        return [head]
-    return [head, f"    evidence: {finding.evidence}"]
-
-
-def _verdict_line(verdict: Verdict) -> str:
-    stack = f" as stack {verdict.stack}" if verdict.stack else ""
-    if verdict.problems:
-        count = len(verdict.problems)
-        return f"unsound: {count} problem{'s' if count > 1 else ''}"
-    if verdict.undetermined:
-        return f"not determined: {len(verdict.undetermined)} of the questions have no answer here"
-    return f"sound{stack}: {', '.join(verdict.checks)}"
-
-
-def verdict_json(verdict: Verdict) -> dict[str, Any]:
-    """Return the verdict as JSON values."""
-    return {
-        "stack": verdict.stack or None,
-        "sound": not verdict.problems and not verdict.undetermined,
-        "checks": list(verdict.checks),
-        "findings": findings_json(verdict.findings),
-    }
-
-
-def findings_json(findings: Iterable[Finding]) -> list[dict[str, str]]:
-    """Return findings as JSON values."""
-    return [
-        {
-            "severity": finding.severity.value,
-            "check": finding.check,
-            "culprit": finding.culprit,
-            "message": finding.message,
-            "evidence": finding.evidence,
-            "remedy": finding.remedy,
-        }
-        for finding in findings
-    ]
-
-
-def checked_text(checked: Checked, probe: Probe) -> str:
-    """Return what ``check`` looked at as text: the target, and the set that it is about."""
-    lines = [f"target   {_target_text(probe)}"]
-    if checked.packages is not None:
-        versions = checked.packages.versions
-        main = [f"{name} {versions[name]}" for name in MAIN_PACKAGES if name in versions]
-        lines.append(f"packages {len(versions)}: {', '.join(main)}")
-        for name, old, new in _changed(checked.packages):
-            if name in MANAGED:
-                lines.append(f"  + {name} {new}" if old is None else f"  ~ {name} {old} → {new}")
-    return "\n".join(lines)
-
-
-def _target_text(probe: Probe) -> str:
-    image = f" on top of {probe.host.release}" if probe.packages else ""
-    return (
-        f"{probe.interpreter.implementation} {probe.interpreter.minor}, {probe.system} "
-        f"{probe.machine}, {probe.libc}{image}; GPU: {_gpu_text(probe.gpu)}"
-    )
-
-
-def _changed(packages: PlannedPackages) -> list[tuple[NormalizedName, str | None, str]]:
-    """Return name, old and new version of what would change in an image, if it is about one."""
-    if not packages.image:
-        return []
-    return [
-        (name, str(packages.image[name]) if name in packages.image else None, str(version))
-        for name, version in packages.versions.items()
-        if packages.image.get(name) != version
-    ]
-
-
-def checked_json(checked: Checked, probe: Probe) -> dict[str, Any]:
-    """Return the target of ``check`` and the set that it is about as JSON values."""
-    packages = checked.packages
-    return {
-        "target": {
-            "python": probe.interpreter.version,
-            "system": probe.system,
-            "machine": probe.machine,
-            "libc": probe.libc,
-            "image": probe.host.release if probe.packages else None,
-            "gpu": _gpu_text(probe.gpu),
-        },
-        "packages": None
-        if packages is None
-        else [
-            {
-                "name": name,
-                "version": str(version),
-                "image": str(packages.image[name]) if name in packages.image else None,
-                "wheel": packages.wheels[name].filename if name in packages.wheels else None,
-            }
-            for name, version in packages.versions.items()
-        ],
-    }
-
-
 def restart_text(names: Sequence[str]) -> str:
     """Return what to do about packages that a live kernel still holds the old code of."""
     return (
@@ -260,7 +131,7 @@ def probe_text(probe: Probe) -> str:
         f"python   {python.version} at {python.executable}",
         f"packages {len(probe.packages)} in {python.purelib}",
         f"platform {probe.system} {probe.machine}, {probe.libc}",
-        f"gpu      {_gpu_text(probe.gpu)}",
+        f"gpu      {gpu_text(probe.gpu)}",
         f"host     {probe.host.kind} ({probe.host.reason})",
     ]
     if probe.disk_free_mib is not None:
@@ -274,7 +145,8 @@ def probe_text(probe: Probe) -> str:
     return "\n".join(lines)
 
 
-def _gpu_text(gpu: Gpu) -> str:
+def gpu_text(gpu: Gpu) -> str:
+    """Return what is known of the GPUs in one line."""
     if not gpu.devices:
         return f"{gpu.answer.value}: {gpu.reason}"
     cuda = ".".join(map(str, gpu.cuda)) if gpu.cuda else "?"

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,8 +125,9 @@ def _follow(
     if watchdog:
         watchdog.daemon = True
         watchdog.start()
-    process.stdin.write(input_text)
-    process.stdin.close()
+    with suppress(BrokenPipeError):  # uv has ended already: it says why on its own
+        with process.stdin:
+            process.stdin.write(input_text)
     messages = []
     for line in process.stderr:
         message = redacted(_ANSI.sub("", line.rstrip()))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from packaging.utils import NormalizedName
 
 from grpoenv._data import DataPaths
-from grpoenv.checks import CHECKS, Check, Environment, Finding, Severity
+from grpoenv.checks import CHECKS, Check, Environment, Finding, Severity, Use
 from grpoenv.distributions import distributions
 from grpoenv.errors import NoStackFits
 from grpoenv.installed_stack import find_stack, read_installed_stack
@@ -29,11 +31,19 @@ _IMAGES = ("colab", "kaggle")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What all checks found, the most serious first; ``checks`` ran."""
+    """What all checks found, the most serious first.
+
+    ``seconds`` says which checks ran, and how long each took.
+    """
 
     findings: tuple[Finding, ...]
-    checks: tuple[str, ...]
     stack: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def checks(self) -> tuple[str, ...]:
+        """The names of the checks that ran."""
+        return tuple(self.seconds)
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -54,12 +64,16 @@ def verify(
     program: str = "grpoenv",
     checks: Sequence[Check] = CHECKS,
     installed_as: tuple[Stack, Target] | None = None,
+    use: Use | None = None,
 ) -> Verdict:
     """Check the environment that ``probe`` describes, from its files, and return the verdict.
 
     ``program`` is how the user calls grpoenv, for the remedies; ``installed_as`` is the stack that
-    should be there, by default the one that grpoenv's record in the environment names.
+    should be there, by default the one that grpoenv's record in the environment names. ``use`` says
+    what the environment is for and how closely to look, by default not deeply, with the variables
+    of this process.
     """
+    use = use or Use(variables=os.environ)
     found_stack = installed_as or find_stack(matrix, read_installed_stack(probe.interpreter))
     stack = found_stack[0] if found_stack else None
     lock = read_lock(data.locks / found_stack[1].lock) if found_stack else None
@@ -69,6 +83,7 @@ def verify(
         matrix=matrix,
         stack=stack,
         lock=lock,
+        use=use,
     )
     return judge(environment, data, program=program, checks=checks)
 
@@ -85,19 +100,50 @@ def judge(
 
     Each problem gets the command that mends it.
     """
-    found = [
-        replace(finding, check=check.name) for check in checks for finding in check.run(environment)
-    ]
-    found = [*known, *found]
-    if any(finding.severity is Severity.PROBLEM for finding in found):
+    found, seconds = list(known), dict[str, float]()
+    for check in checks:
+        if environment.use.deep or not check.deep:
+            start = time.monotonic()
+            found += _findings(check, environment)
+            seconds[check.name] = round(time.monotonic() - start, 3)
+    if left_out := [check.name for check in checks if check.name not in seconds]:
+        found.append(_left_out(left_out))
+    if any(finding.severity is Severity.PROBLEM and not finding.remedy for finding in found):
         remedy = _remedy(environment, data, program)
         found = [
-            replace(finding, remedy=remedy) if finding.severity is Severity.PROBLEM else finding
+            replace(finding, remedy=finding.remedy or remedy)
+            if finding.severity is Severity.PROBLEM
+            else finding
             for finding in found
         ]
     found.sort(key=lambda finding: _ORDER.index(finding.severity))
     stack = environment.stack.id if environment.stack else ""
-    return Verdict(tuple(found), tuple(check.name for check in checks), stack)
+    return Verdict(tuple(found), stack, seconds)
+
+
+def _findings(check: Check, environment: Environment) -> Iterable[Finding]:
+    """Run ``check``; what it stumbles over is a finding, too."""
+    try:
+        return [replace(finding, check=check.name) for finding in check.run(environment)]
+    except (OSError, ValueError, RecursionError) as error:
+        return [
+            Finding(
+                Severity.UNDETERMINED,
+                f"check {check.name}",
+                f"could not end: {type(error).__name__}: {error}",
+                check.evidence,
+                check.name,
+            )
+        ]
+
+
+def _left_out(names: Sequence[str]) -> Finding:
+    return Finding(
+        Severity.NOTE,
+        "grpoenv",
+        f"did not run {', '.join(names)}: they take long, or run code of the environment",
+        "grpoenv verify --deep runs them",
+    )
 
 
 def _remedy(environment: Environment, data: DataPaths, program: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from depot import Depot
 from grpoenv.uv import run_uv
+from site_packages import Site
 
 
 @pytest.fixture
@@ -34,3 +35,10 @@ def venv(tmp_path: Path) -> Path:
     run = run_uv(["venv", "--quiet", "--python", sys.executable, folder])
     assert run.status == 0, run.messages
     return folder / "bin" / "python"
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A site-packages folder with nothing in it, and no cache of what was linked before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Site(tmp_path)

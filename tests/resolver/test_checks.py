@@ -1,12 +1,11 @@
 """Each check on environments made for it: sound, broken, and not to be determined."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from packaging.utils import canonicalize_name
 
-from depot import NO_GPU, Depot, make_probe, make_wheel
+from depot import NO_GPU, Depot
 from grpoenv._data import data_paths
 from grpoenv.checks import CHECKS, Finding, Severity
 from grpoenv.gpu import Answer, Gpu
@@ -15,43 +14,10 @@ from grpoenv.linker.keys import required_keys
 from grpoenv.matrix import Matrix
 from grpoenv.matrix_file import load_matrix
 from grpoenv.private_cache import user_cache_folder
-from grpoenv.probe import Probe
 from grpoenv.verify import Verdict, verify
+from site_packages import Site
 
 DRIVER = Gpu(Answer.YES, "NVML", "550.54", (12, 4))
-
-
-class Site:
-    """A site-packages folder that packages are unpacked into."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "site-packages"
-        self.folder.mkdir()
-        self._wheels = folder
-
-    def put(self, name: str, version: str, **options: object) -> "Site":
-        import zipfile
-
-        wheel = make_wheel(self._wheels, name, version, **options)  # type: ignore[arg-type]
-        with zipfile.ZipFile(wheel) as file:
-            file.extractall(self.folder)
-        return self
-
-    def probe(self, gpu: Gpu = NO_GPU, **changes: object) -> Probe:
-        probe = make_probe(gpu=gpu, **changes)
-        interpreter = replace(
-            probe.interpreter,
-            purelib=str(self.folder),
-            platlib=str(self.folder),
-            site_folders=(str(self.folder),),
-        )
-        return replace(probe, interpreter=interpreter)
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return Site(tmp_path)
 
 
 def run(site: Site, check: str, matrix: Matrix | None = None, gpu: Gpu = NO_GPU) -> list[Finding]:
@@ -90,6 +56,33 @@ def test_missing_requirements_are_listed_together(site: Site) -> None:
     assert finding.message == (
         "2 of its requirements are not installed: transformers>=5, accelerate"
     )
+
+
+def test_an_environment_without_a_trainer_is_a_warning(site: Site) -> None:
+    site.put("torch", "2.6.0")
+    (finding,) = run(site, "stack")
+    assert finding.severity is Severity.WARNING
+
+
+def test_an_extra_that_a_requirement_asks_for_is_followed(site: Site) -> None:
+    site.put("torch", "2.14", requires=["cuda-toolkit[cublas]==13.0"])
+    site.put(
+        "cuda-toolkit", "13.0", requires=["cublas==13.1 ; extra == 'cublas'", "x ; extra=='y'"]
+    )
+    site.put("cublas", "12.0")
+    (finding,) = run(site, "requirements")
+    assert (finding.severity, finding.message) == (
+        Severity.PROBLEM,
+        "cuda-toolkit 13.0 needs cublas==13.1",
+    )
+    assert finding.chain == ("torch 2.14", "cuda-toolkit 13.0", "cublas 12.0")
+
+
+def test_extras_that_ask_for_each_other_come_to_an_end(site: Site) -> None:
+    site.put("trl", "1", requires=["a[x]"])
+    site.put("a", "1", requires=["b[x] ; extra == 'x'"])
+    site.put("b", "1", requires=["a[y] ; extra == 'x'", "missing ; extra == 'z'"])
+    assert run(site, "requirements") == []
 
 
 def test_conflicts_of_packages_that_are_none_of_ours_are_notes(site: Site) -> None:
@@ -307,6 +300,7 @@ def test_a_record_that_cannot_be_read_counts_as_none(installed: tuple[Depot, Sit
     assert verdict.stack == ""
 
 
-def test_every_check_says_what_it_proves() -> None:
+def test_every_check_says_what_it_proves_where_that_can_be_seen_and_how_long_it_may_take() -> None:
     assert len({check.name for check in CHECKS}) == len(CHECKS)
-    assert all(check.proves for check in CHECKS)
+    assert all(check.proves and check.evidence for check in CHECKS)
+    assert all(0 < check.seconds <= (300 if check.deep else 1) for check in CHECKS)

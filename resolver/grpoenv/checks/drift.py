@@ -19,9 +19,12 @@ def _run(environment: Environment) -> Iterator[Finding]:
     stack, lock = environment.stack, environment.lock
     if stack is None or lock is None:
         if not any(name in environment.installed for name in _RUNTIMES):
-            folder = environment.probe.interpreter.purelib
             yield Finding(
-                Severity.PROBLEM, "unsloth, trl", "neither of them is installed", f"{folder}"
+                # An environment for something else is sound for that; an empty one is for nothing.
+                Severity.WARNING if _TORCH in environment.installed else Severity.PROBLEM,
+                "unsloth, trl",
+                "neither of them is installed",
+                environment.probe.interpreter.purelib,
             )
         else:
             yield Finding(
@@ -45,4 +48,10 @@ def _run(environment: Environment) -> Iterator[Finding]:
         )
 
 
-CHECK = Check("stack", "what is installed is the stack that was tested", _run)
+CHECK = Check(
+    "stack",
+    "what is installed is the stack that was tested",
+    _run,
+    evidence="the lock of the stack that grpoenv installed here",
+    seconds=0.1,
+)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 
 from packaging.utils import NormalizedName
 from packaging.version import Version
@@ -15,7 +16,7 @@ from grpoenv.lockfile import Lock
 from grpoenv.matrix import MAIN_PACKAGES, Matrix, Stack
 from grpoenv.probe import Probe
 
-__all__ = ["MANAGED", "Check", "Environment", "Finding", "Severity"]
+__all__ = ["MANAGED", "Check", "Environment", "Finding", "Severity", "Use"]
 
 MANAGED = (
     *MAIN_PACKAGES,
@@ -41,7 +42,10 @@ class Finding:
     """One thing that a check found.
 
     ``culprit`` is the package to blame with its version, ``evidence`` says how one can see it for
-    oneself (a file and line, a break of the matrix, a declared range).
+    oneself (a file and line, a break of the matrix, a declared range), ``chain`` leads from what
+    the user asked for to the culprit. ``file`` and ``line`` are there where the culprit is a file
+    of the user's. A ``remedy`` of its own goes before the one that ``grpoenv verify`` finds for the
+    environment.
     """
 
     severity: Severity
@@ -50,6 +54,24 @@ class Finding:
     evidence: str
     check: str = ""
     remedy: str = ""
+    chain: tuple[str, ...] = ()
+    file: Path | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Use:
+    """How the environment is going to be used: where from, with what, and how closely to look.
+
+    ``folder`` is the one that training is started in, None where nobody said; ``variables`` are
+    the environment variables that it is started with; ``scripts`` are the user's own files;
+    ``deep`` lets checks run that take long, or run code of the environment in a child process.
+    """
+
+    folder: Path | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    scripts: tuple[Path, ...] = ()
+    deep: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +88,7 @@ class Environment:
     matrix: Matrix
     stack: Stack | None = None
     lock: Lock | None = None
+    use: Use = Use()
     planned: Mapping[NormalizedName, SourceTree] | None = None
     complete: bool = True
 
@@ -92,8 +115,16 @@ class Environment:
 
 @dataclass(frozen=True)
 class Check:
-    """A check: its ``name``, what it ``proves``, and the function that runs it."""
+    """A check: its ``name``, what it ``proves``, and the function that runs it.
+
+    ``evidence`` says where what it goes by can be seen, ``seconds`` how long it may take on a
+    whole stack (a check with a child process ends the child then). One that is ``deep`` runs only
+    where that is asked for.
+    """
 
     name: str
     proves: str
     run: Callable[[Environment], Iterable[Finding]]
+    evidence: str = ""
+    seconds: float = 1.0
+    deep: bool = False

@@ -133,7 +133,10 @@ def _kept(folder: Path, key: str) -> list[Finding] | None:
         data = json.loads(raw or b"")
         if data["key"] != key or any(_stamp(p) != s for p, s in data["files"].items()):
             return None
-        return [Finding(**{**f, "severity": Severity(f["severity"])}) for f in data["findings"]]
+        return [
+            Finding(**{**f, "severity": Severity(f["severity"]), "chain": tuple(f["chain"])})
+            for f in data["findings"]
+        ]
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         return None
 
@@ -147,4 +150,10 @@ def _keep(folder: Path, key: str, findings: Iterable[Finding], files: Iterable[s
     write_private(folder, f"linkage-{key[:16]}.json", json.dumps(data).encode())
 
 
-CHECK = Check("linkage", "what each package takes from another is there", _run)
+CHECK = Check(
+    "linkage",
+    "what each package takes from another is there",
+    _run,
+    evidence="the sources of both sides, with file and line",
+    seconds=5.0,
+)

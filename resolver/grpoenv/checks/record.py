@@ -79,4 +79,10 @@ def _leftovers(environment: Environment) -> Iterator[Finding]:
             )
 
 
-CHECK = Check("files", "every file of every package of the stack is there, whole", _run)
+CHECK = Check(
+    "files",
+    "every file of every package of the stack is there, whole",
+    _run,
+    evidence="the paths and sizes in each package's RECORD",
+    seconds=0.5,
+)
