@@ -78,10 +78,10 @@ class _LinearLogprob(torch.autograd.Function):
         budget: int,
     ) -> tuple[Tensor, Tensor | None]:
         ctx.set_materialize_grads(False)
-        head = Head(hidden, weight, bias, targets, options)
+        head = Head(hidden, weight, bias, targets, options, budget)
         rows = scored_rows(targets)
         with torch.autocast(hidden.device.type, enabled=False):
-            found = score(head, rows, entropy, budget)
+            found = score(head, rows, entropy)
         ctx.save_for_backward(
             hidden,
             weight,
@@ -105,7 +105,10 @@ class _LinearLogprob(torch.autograd.Function):
         ctx: Any, by_logps: Tensor | None, by_entropies: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, rows, *columns = ctx.saved_tensors
-        head, scores = Head(hidden, weight, bias, targets, ctx.options), RowScores(*columns)
+        head, scores = (
+            Head(hidden, weight, bias, targets, ctx.options, ctx.budget),
+            RowScores(*columns),
+        )
         upstream, counts = _upstream(by_logps, by_entropies, rows, head.dtype)
         if upstream is None:
             return (None,) * 7
@@ -117,7 +120,6 @@ class _LinearLogprob(torch.autograd.Function):
                 scores.select(live),
                 upstream.select(live),
                 ctx.needs_input_grad[:3],
-                ctx.budget,
             )
         by_hidden = found.hidden
         if by_hidden is not None:
@@ -169,7 +171,8 @@ def linear_logprob(
         softcap: cap ``c`` of ``f(x) = c tanh(x / c)``, ``None`` for the identity.
         logit_scale: factor on the logits before the cap.
         entropy: compute the entropies as well (one more elementwise pass).
-        budget_bytes: working memory for tiles; the values do not depend on it beyond rounding.
+        budget_bytes: working memory for tiles, 0 for 112 MiB on a CPU and 480 MiB on a GPU; the
+            values do not depend on it beyond rounding.
 
     Raises:
         ValueError: shapes that do not fit, a target outside the vocabulary, a temperature or cap
