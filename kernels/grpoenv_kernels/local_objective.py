@@ -33,19 +33,23 @@ class Swept(NamedTuple):
     gradients: Gradients
 
 
-def row_terms(objective: Objective, logps: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def row_terms(
+    objective: Objective, logps: Tensor, rows: Tensor, graded: bool
+) -> tuple[Tensor, Tensor]:
     """Return the objective's terms ``[R]`` and their derivatives ``[R]`` by the log-probabilities.
+
+    The derivatives are zeros, and the autograd engine is not entered, unless ``graded``.
 
     Raises:
         ValueError: the objective did not return one term for each row.
 
     """
-    with torch.enable_grad():
-        leaf = logps.detach().requires_grad_()
+    with torch.set_grad_enabled(graded):
+        leaf = logps.detach().requires_grad_(graded)
         terms = objective(leaf, rows)
         if terms.shape != logps.shape:
             raise ValueError(f"objective returned {list(terms.shape)}, not {list(logps.shape)}")
         if not terms.requires_grad:
-            return terms, torch.zeros_like(logps)
+            return terms.to(logps.dtype), torch.zeros_like(logps)
         (grad,) = torch.autograd.grad(terms.sum(), leaf)
     return terms.detach().to(logps.dtype), grad

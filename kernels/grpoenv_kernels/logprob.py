@@ -3,18 +3,18 @@
 Forward costs one matrix product unit ``U = 2 n H V``; backward recomputes the logits of the rows
 with a non-zero upstream gradient and costs ``U`` each for the logits, the hidden gradient and the
 weight gradient, as far as they are asked for.
+
+Both are operators of ``torch.library``, so a compiler traces around them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from grpoenv_kernels.head import Head, HeadOptions
+from grpoenv_kernels.head import Head, HeadOptions, compute_dtype
 from grpoenv_kernels.passes import differentiate, score
 from grpoenv_kernels.softmax_tile import RowScores, Upstream
 from grpoenv_kernels.tiles import DEFAULT_BUDGET_BYTES
@@ -65,82 +65,157 @@ def spread_rows(values: Tensor, rows: Tensor, length: int) -> Tensor:
     return values.new_zeros(length, *values.shape[1:]).index_copy_(0, rows, values)
 
 
-class _LinearLogprob(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        options: HeadOptions,
-        entropy: bool,
-        budget: int,
-    ) -> tuple[Tensor, Tensor | None]:
-        ctx.set_materialize_grads(False)
-        head = Head(hidden, weight, bias, targets, options, budget)
-        rows = scored_rows(targets)
-        with torch.autocast(hidden.device.type, enabled=False):
-            found = score(head, rows, entropy)
-        ctx.save_for_backward(
-            hidden,
-            weight,
-            bias,
-            targets,
-            rows,
-            found.logps,
-            found.log_z,
-            found.label,
-            found.entropies,
+def _options(
+    temperature: float, temperatures: Tensor | None, softcap: float | None, logit_scale: float
+) -> HeadOptions:
+    return HeadOptions(temperature if temperatures is None else temperatures, softcap, logit_scale)
+
+
+@torch.library.custom_op("grpoenv::linear_logprob", mutates_args=())
+def _scores(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: float,
+    temperatures: Tensor | None,
+    softcap: float | None,
+    logit_scale: float,
+    entropy: bool,
+    budget: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return logps, entropies (or an empty tensor), and the base-2 log Z and label of all rows."""
+    check_shapes(hidden, weight, targets, bias)
+    options = _options(temperature, temperatures, softcap, logit_scale)
+    head = Head(hidden, weight, bias, targets.long(), options, budget)
+    rows = scored_rows(targets)
+    with torch.autocast(hidden.device.type, enabled=False):
+        found = score(head, rows, entropy)
+    entropies = found.logps.new_empty(0)
+    if found.entropies is not None:
+        entropies = spread_rows(found.entropies, rows, len(targets))
+    columns = (found.logps, found.log_z, found.label)
+    logps, log_z, label = (spread_rows(values, rows, len(targets)) for values in columns)
+    return logps, entropies, log_z, label
+
+
+@_scores.register_fake
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: float,
+    temperatures: Tensor | None,
+    softcap: float | None,
+    logit_scale: float,
+    entropy: bool,
+    budget: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype = compute_dtype(torch.promote_types(hidden.dtype, weight.dtype))
+    logps, log_z, label = (hidden.new_empty(targets.shape, dtype=dtype) for _ in range(3))
+    return logps, hidden.new_empty(targets.shape if entropy else (0,), dtype=dtype), log_z, label
+
+
+@torch.library.custom_op("grpoenv::linear_logprob_backward", mutates_args=())
+def _gradients(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: float,
+    temperatures: Tensor | None,
+    softcap: float | None,
+    logit_scale: float,
+    budget: int,
+    scores: list[Tensor],
+    by_logps: Tensor,
+    by_entropies: Tensor | None,
+    needs: list[bool],
+) -> list[Tensor]:
+    """Return the gradients that are needed of hidden, weight and bias, in this order.
+
+    ``scores`` are logps, entropies, log Z and label as the forward pass returned them.
+    """
+    options = _options(temperature, temperatures, softcap, logit_scale)
+    head = Head(hidden, weight, bias, targets.long(), options, budget)
+    live = by_logps != 0 if by_entropies is None else (by_logps != 0) | (by_entropies != 0)
+    rows = ((targets >= 0) & live).nonzero()[:, 0]
+    logps, entropies, log_z, label = scores
+    found = RowScores(logps, log_z, label, entropies if len(entropies) else None)
+    upstream = Upstream(
+        by_logps.to(head.dtype), None if by_entropies is None else by_entropies.to(head.dtype)
+    )
+    with torch.autocast(hidden.device.type, enabled=False):
+        grads = differentiate(
+            head, rows, found.select(rows), upstream.select(rows), (needs[0], needs[1], needs[2])
         )
-        ctx.options, ctx.budget = options, budget
-        logps = spread_rows(found.logps, rows, len(targets))
-        if found.entropies is None:
-            return logps.clone(), None
-        return logps.clone(), spread_rows(found.entropies, rows, len(targets)).clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any, by_logps: Tensor | None, by_entropies: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, rows, *columns = ctx.saved_tensors
-        head, scores = (
-            Head(hidden, weight, bias, targets, ctx.options, ctx.budget),
-            RowScores(*columns),
-        )
-        upstream, counts = _upstream(by_logps, by_entropies, rows, head.dtype)
-        if upstream is None:
-            return (None,) * 7
-        live = counts.nonzero()[:, 0]
-        with torch.autocast(hidden.device.type, enabled=False):
-            found = differentiate(
-                head,
-                rows[live],
-                scores.select(live),
-                upstream.select(live),
-                ctx.needs_input_grad[:3],
-            )
-        by_hidden = found.hidden
-        if by_hidden is not None:
-            by_hidden = spread_rows(by_hidden.to(hidden.dtype), rows[live], len(targets))
-        return by_hidden, found.weight, found.bias, None, None, None, None
+    by_hidden = grads.hidden
+    if by_hidden is not None:
+        by_hidden = spread_rows(by_hidden.to(hidden.dtype), rows, len(targets))
+    return [grad for grad in (by_hidden, grads.weight, grads.bias) if grad is not None]
 
 
-def _upstream(
-    by_logps: Tensor | None, by_entropies: Tensor | None, rows: Tensor, dtype: torch.dtype
-) -> tuple[Upstream | None, Tensor]:
-    """Gather the upstream gradients of ``rows`` and mark the rows where one is not zero."""
-    given = by_logps if by_logps is not None else by_entropies
-    if given is None:
-        return None, rows.new_zeros(0)
-    zeros = given.new_zeros(len(rows), dtype=dtype)
-    logps = zeros if by_logps is None else by_logps[rows].to(dtype)
-    live = logps != 0
-    if by_entropies is None:
-        return Upstream(logps, None), live
-    entropies = by_entropies[rows].to(dtype)
-    return Upstream(logps, entropies), live | (entropies != 0)
+@_gradients.register_fake
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: float,
+    temperatures: Tensor | None,
+    softcap: float | None,
+    logit_scale: float,
+    budget: int,
+    scores: list[Tensor],
+    by_logps: Tensor,
+    by_entropies: Tensor | None,
+    needs: list[bool],
+) -> list[Tensor]:
+    leaves = zip((hidden, weight, bias), needs, strict=True)
+    return [leaf.new_empty(leaf.shape) for leaf, needed in leaves if needed and leaf is not None]
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    hidden, weight, bias, targets, temperature, temperatures, softcap, scale, entropy, budget = (
+        inputs
+    )
+    ctx.mark_non_differentiable(output[2], output[3])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(hidden, weight, bias, targets, temperatures, *output)
+    ctx.options = (temperature, softcap, scale, entropy, budget)
+
+
+def _backward(
+    ctx: Any, by_logps: Tensor | None, by_entropies: Tensor | None, *_: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    hidden, weight, bias, targets, temperatures, *scores = ctx.saved_tensors
+    temperature, softcap, scale, entropy, budget = ctx.options
+    needs = list(ctx.needs_input_grad[:3])
+    if (by_logps is None and by_entropies is None) or not any(needs):
+        return (None,) * 10
+    if by_logps is None:
+        by_logps = torch.zeros_like(scores[0])
+    found = _gradients(
+        hidden,
+        weight,
+        bias,
+        targets,
+        temperature,
+        temperatures,
+        softcap,
+        scale,
+        budget,
+        scores,
+        by_logps,
+        by_entropies if entropy else None,
+        needs,
+    )
+    left = iter(found)
+    return (*(next(left) if needed else None for needed in needs), *(None,) * 7)
+
+
+_scores.register_autograd(_backward, setup_context=_remember)
 
 
 def linear_logprob(
@@ -159,7 +234,10 @@ def linear_logprob(
 
     Products are summed in float32 (float64 for float64 inputs) whatever the input dtype and
     whatever autocast says; gradients come back in the dtypes of their inputs. Differentiable once,
-    by ``hidden``, ``weight`` and ``bias``. The same inputs give the same bits.
+    by ``hidden``, ``weight`` and ``bias``.
+
+    Deterministic: nothing is summed in an order that depends on timing, so the same inputs give the
+    same bits on the same device with the same library versions, threads and budget.
 
     Args:
         hidden: ``[N, H]`` floating point, any strides.
@@ -179,8 +257,17 @@ def linear_logprob(
             that is not positive.
 
     """
-    check_shapes(hidden, weight, targets, bias)
-    options = HeadOptions(temperature, softcap, logit_scale)
-    apply: Callable[..., tuple[Tensor, Tensor | None]] = _LinearLogprob.apply
-    found = apply(hidden, weight, bias, targets.long(), options, entropy, budget_bytes)
-    return TokenScores(*found)
+    of_rows = isinstance(temperature, Tensor)
+    logps, entropies, _, _ = _scores(
+        hidden,
+        weight,
+        bias,
+        targets,
+        1.0 if of_rows else temperature,
+        temperature if of_rows else None,
+        softcap,
+        logit_scale,
+        entropy,
+        budget_bytes,
+    )
+    return TokenScores(logps, entropies if entropy else None)

@@ -38,7 +38,7 @@ def sweep_stored(
     for span in row_ranges(len(rows), plan.rows):
         block = head.block(rows[span])
         scores = store.fill(head, block)
-        losses[span], grad = row_terms(objective, scores.logps, rows[span])
+        losses[span], grad = row_terms(objective, scores.logps, rows[span], graded=True)
         found.append(scores)
         grads[span] = grad
         live = grad.nonzero()[:, 0]

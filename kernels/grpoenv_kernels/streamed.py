@@ -30,7 +30,7 @@ def sweep_streamed(
         else:
             block = head.block(rows[span])
             scores, mean_weight = _carry(head, block, entropy, plan)
-        losses[span], grad = row_terms(objective, scores.logps, rows[span])
+        losses[span], grad = row_terms(objective, scores.logps, rows[span], any(needs))
         found.append(scores)
         grads[span] = grad
         if by_hidden is not None and mean_weight is not None:

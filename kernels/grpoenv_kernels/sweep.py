@@ -57,6 +57,7 @@ class _Plan(NamedTuple):
     objective: Objective
     entropy: bool
     budget: int
+    graded: bool
 
     def head(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Head:
         return Head(hidden, weight, bias, targets, self.options, self.budget)
@@ -74,7 +75,7 @@ class _LinearObjective(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         ctx.set_materialize_grads(False)
         head, rows = plan.head(hidden, weight, bias, targets), scored_rows(targets)
-        found = _sweep(head, rows, plan, ctx.needs_input_grad[:3])
+        found = _sweep(head, rows, plan, ctx.needs_input_grad[:3] if plan.graded else (False,) * 3)
         ctx.save_for_backward(hidden, weight, bias, targets)
         ctx.plan, ctx.found = plan, found
         logps = spread_rows(found.scores.logps, rows, len(targets))
@@ -183,6 +184,6 @@ def linear_objective(
     """
     check_shapes(hidden, weight, targets, bias)
     options = HeadOptions(temperature, softcap, logit_scale)
-    plan = _Plan(options, objective, entropy, budget_bytes)
+    plan = _Plan(options, objective, entropy, budget_bytes, torch.is_grad_enabled())
     apply: Callable[..., tuple[Tensor, Tensor, Tensor | None]] = _LinearObjective.apply
     return SweepResult(*apply(hidden, weight, bias, targets.long(), plan))
