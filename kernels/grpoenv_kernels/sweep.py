@@ -179,11 +179,20 @@ def linear_objective(
             return one term for each row.
 
     The upstream gradient scales the result exactly, once. A row whose derivative is zero takes no
-    part in the gradient products, except in the streamed sweep's hidden gradient.
+    part in the gradient products, except in the streamed sweep's hidden gradient. Deterministic, as
+    ``linear_logprob`` is. An operator cannot take a function, so this is none: ``torch.compile``
+    breaks its graph here and goes on behind.
 
     """
-    check_shapes(hidden, weight, targets, bias)
     options = HeadOptions(temperature, softcap, logit_scale)
     plan = _Plan(options, objective, entropy, budget_bytes, torch.is_grad_enabled())
+    run = torch.compiler.disable(_apply) if torch.compiler.is_compiling() else _apply
+    return run(hidden, weight, bias, targets, plan)
+
+
+def _apply(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, plan: _Plan
+) -> SweepResult:
+    check_shapes(hidden, weight, targets, bias)
     apply: Callable[..., tuple[Tensor, Tensor, Tensor | None]] = _LinearObjective.apply
     return SweepResult(*apply(hidden, weight, bias, targets.long(), plan))
