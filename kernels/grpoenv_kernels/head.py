@@ -30,6 +30,7 @@ __all__ = [
     "Gradients",
     "Head",
     "HeadOptions",
+    "Needs",
     "RowBlock",
     "accumulate",
     "compute_dtype",
@@ -151,12 +152,29 @@ class Gradients(NamedTuple):
         hidden: ``[r, H]`` in the compute dtype, for the rows it was computed for.
         weight: ``[V, H]`` in the weight's dtype.
         bias: ``[V]`` in the bias's dtype.
+        adapter: ``[V, r]`` in the adapter's dtype.
 
     """
 
     hidden: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
+    adapter: Tensor | None
+
+    def columns(self) -> list[tuple[Tensor, slice]]:
+        """Return the gradients of weight and adapter that are there, with their columns of hidden.
+
+        The adapter has the last ``r`` columns, the weight those before.
+        """
+        width = None if self.weight is None else self.weight.shape[1]
+        parts = [] if self.weight is None else [(self.weight, slice(0, width))]
+        if self.adapter is not None:
+            parts.append((self.adapter, slice(-self.adapter.shape[1], None)))
+        return parts
+
+
+# Whether the gradients of hidden, weight, bias and adapter are needed.
+Needs = tuple[bool, bool, bool, bool]
 
 
 @dataclass(frozen=True)
@@ -164,9 +182,10 @@ class Head:
     """Hidden rows, the head's parameters and the options, as one problem to evaluate.
 
     Attributes:
-        hidden: ``[N, H]``, any strides.
+        hidden: ``[N, H]``, any strides; ``[N, H + r]`` with an adapter.
         weight: ``[V, H]``.
         bias: ``[V]`` or ``None``.
+        adapter: ``[V, r]`` or ``None``, more columns of the weight.
         targets: ``[N]`` int64.
         options: see :class:`HeadOptions`.
         budget: bytes of working memory, 0 for the device's own limit.
@@ -176,6 +195,7 @@ class Head:
     hidden: Tensor
     weight: Tensor
     bias: Tensor | None
+    adapter: Tensor | None
     targets: Tensor
     options: HeadOptions
     budget: int = DEFAULT_BUDGET_BYTES
@@ -188,8 +208,8 @@ class Head:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """``(V, H)``."""
-        return self.weight.shape[0], self.weight.shape[1]
+        """``(V, H)``, or ``(V, H + r)`` with an adapter."""
+        return self.weight.shape[0], self.hidden.shape[1]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -225,12 +245,15 @@ class Head:
         half = self.hidden.dtype == torch.float16
         return self.empty(rows, self.shape[1], dtype=None if half else self.hidden.dtype)
 
-    def new_gradients(self, rows: int, needs: tuple[bool, bool, bool]) -> Gradients:
-        """Return zeros for ``rows`` hidden rows, and uninitialised weight and bias gradients."""
+    def new_gradients(self, rows: int, needs: Needs) -> Gradients:
+        """Return zeros for ``rows`` hidden rows; the other gradients are uninitialised."""
         hidden = self.empty(rows, self.shape[1]).zero_() if needs[0] else None
-        weight = self.weight.new_empty(self.shape) if needs[1] else None
+        weight = self.weight.new_empty(self.weight.shape) if needs[1] else None
+        adapter = None
+        if needs[3] and self.adapter is not None:
+            adapter = self.adapter.new_empty(self.adapter.shape)
         bias = self.bias.new_empty(self.shape[0]) if needs[2] and self.bias is not None else None
-        return Gradients(hidden, weight, bias)
+        return Gradients(hidden, weight, bias, adapter)
 
     @property
     def folds(self) -> bool:
@@ -272,7 +295,15 @@ class Head:
 
     def columns(self, tile: slice) -> Tensor:
         """Return the weight rows of a vocabulary tile as an operand, ``[C, H]``."""
-        return self.weight[tile].to(self.operand)
+        return self._joined(self.weight[tile], self.adapter, tile).to(self.operand)
+
+    def label_rows(self, targets: Tensor) -> Tensor:
+        """Return the weight rows of labels in the compute dtype, ``[R, H]``."""
+        return self._joined(self.weight[targets], self.adapter, targets).to(self.dtype)
+
+    @staticmethod
+    def _joined(weight: Tensor, adapter: Tensor | None, rows: Tensor | slice) -> Tensor:
+        return weight if adapter is None else torch.cat([weight, adapter[rows]], 1)
 
     def biases(self, tile: slice) -> Tensor | None:
         """Return the bias of a vocabulary tile in the compute dtype, ``[C]``."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from grpoenv_kernels.adapter import LoraAdapter, widen
 from grpoenv_kernels.head import Head, HeadOptions, compute_dtype
 from grpoenv_kernels.passes import differentiate, score
 from grpoenv_kernels.softmax_tile import RowScores, Upstream
@@ -36,9 +37,16 @@ class TokenScores(NamedTuple):
     entropies: Tensor | None
 
 
-def check_shapes(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> None:
+def check_shapes(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    adapter: Tensor | None = None,
+) -> None:
     """Raise ``ValueError`` unless the arguments fit together and every label is below ``V``."""
-    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
+    rank = 0 if adapter is None else adapter.shape[1]
+    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1] + rank:
         raise ValueError(
             "hidden must be [N, H] and weight [V, H], "
             f"got {list(hidden.shape)} and {list(weight.shape)}"
@@ -76,6 +84,7 @@ def _scores(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    adapter: Tensor | None,
     targets: Tensor,
     temperature: float,
     temperatures: Tensor | None,
@@ -85,9 +94,9 @@ def _scores(
     budget: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return logps, entropies (or an empty tensor), and the base-2 log Z and label of all rows."""
-    check_shapes(hidden, weight, targets, bias)
+    check_shapes(hidden, weight, targets, bias, adapter)
     options = _options(temperature, temperatures, softcap, logit_scale)
-    head = Head(hidden, weight, bias, targets.long(), options, budget)
+    head = Head(hidden, weight, bias, adapter, targets.long(), options, budget)
     rows = scored_rows(targets)
     with torch.autocast(hidden.device.type, enabled=False):
         found = score(head, rows, entropy)
@@ -104,6 +113,7 @@ def _(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    adapter: Tensor | None,
     targets: Tensor,
     temperature: float,
     temperatures: Tensor | None,
@@ -122,6 +132,7 @@ def _gradients(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    adapter: Tensor | None,
     targets: Tensor,
     temperature: float,
     temperatures: Tensor | None,
@@ -133,12 +144,12 @@ def _gradients(
     by_entropies: Tensor | None,
     needs: list[bool],
 ) -> list[Tensor]:
-    """Return the gradients that are needed of hidden, weight and bias, in this order.
+    """Return the gradients that are needed of hidden, weight, bias and adapter, in this order.
 
     ``scores`` are logps, entropies, log Z and label as the forward pass returned them.
     """
     options = _options(temperature, temperatures, softcap, logit_scale)
-    head = Head(hidden, weight, bias, targets.long(), options, budget)
+    head = Head(hidden, weight, bias, adapter, targets.long(), options, budget)
     live = by_logps != 0 if by_entropies is None else (by_logps != 0) | (by_entropies != 0)
     rows = ((targets >= 0) & live).nonzero()[:, 0]
     logps, entropies, log_z, label = scores
@@ -148,12 +159,18 @@ def _gradients(
     )
     with torch.autocast(hidden.device.type, enabled=False):
         grads = differentiate(
-            head, rows, found.select(rows), upstream.select(rows), (needs[0], needs[1], needs[2])
+            head,
+            rows,
+            found.select(rows),
+            upstream.select(rows),
+            (needs[0], needs[1], needs[2], needs[3]),
         )
     by_hidden = grads.hidden
     if by_hidden is not None:
         by_hidden = spread_rows(by_hidden.to(hidden.dtype), rows, len(targets))
-    return [grad for grad in (by_hidden, grads.weight, grads.bias) if grad is not None]
+    return [
+        grad for grad in (by_hidden, grads.weight, grads.bias, grads.adapter) if grad is not None
+    ]
 
 
 @_gradients.register_fake
@@ -161,6 +178,7 @@ def _(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    adapter: Tensor | None,
     targets: Tensor,
     temperature: float,
     temperatures: Tensor | None,
@@ -172,34 +190,33 @@ def _(
     by_entropies: Tensor | None,
     needs: list[bool],
 ) -> list[Tensor]:
-    leaves = zip((hidden, weight, bias), needs, strict=True)
+    leaves = zip((hidden, weight, bias, adapter), needs, strict=True)
     return [leaf.new_empty(leaf.shape) for leaf, needed in leaves if needed and leaf is not None]
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, bias, targets, temperature, temperatures, softcap, scale, entropy, budget = (
-        inputs
-    )
+    *tensors, temperature, temperatures, softcap, scale, entropy, budget = inputs
     ctx.mark_non_differentiable(output[2], output[3])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(hidden, weight, bias, targets, temperatures, *output)
+    ctx.save_for_backward(*tensors, temperatures, *output)
     ctx.options = (temperature, softcap, scale, entropy, budget)
 
 
 def _backward(
     ctx: Any, by_logps: Tensor | None, by_entropies: Tensor | None, *_: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    hidden, weight, bias, targets, temperatures, *scores = ctx.saved_tensors
+    hidden, weight, bias, adapter, targets, temperatures, *scores = ctx.saved_tensors
     temperature, softcap, scale, entropy, budget = ctx.options
-    needs = list(ctx.needs_input_grad[:3])
+    needs = list(ctx.needs_input_grad[:4])
     if (by_logps is None and by_entropies is None) or not any(needs):
-        return (None,) * 10
+        return (None,) * 11
     if by_logps is None:
         by_logps = torch.zeros_like(scores[0])
     found = _gradients(
         hidden,
         weight,
         bias,
+        adapter,
         targets,
         temperature,
         temperatures,
@@ -224,6 +241,7 @@ def linear_logprob(
     targets: Tensor,
     *,
     bias: Tensor | None = None,
+    lora: LoraAdapter | None = None,
     temperature: float | Tensor = 1.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
@@ -245,6 +263,7 @@ def linear_logprob(
         targets: ``[N]`` integers below ``V``; a row with a negative one is not scored and costs
             nothing.
         bias: ``[V]`` or ``None``.
+        lora: an adapter on the weight; its tensors get gradients as well.
         temperature: a positive number, or one for each row as a tensor ``[N]``; no gradient.
         softcap: cap ``c`` of ``f(x) = c tanh(x / c)``, ``None`` for the identity.
         logit_scale: factor on the logits before the cap.
@@ -259,9 +278,10 @@ def linear_logprob(
     """
     of_rows = isinstance(temperature, Tensor)
     logps, entropies, _, _ = _scores(
-        hidden,
+        hidden if lora is None else widen(hidden, weight, lora),
         weight,
         bias,
+        None if lora is None else lora.up,
         targets,
         1.0 if of_rows else temperature,
         temperature if of_rows else None,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from grpoenv_kernels.head import Gradients, Head, RowBlock, accumulate, multiply
+from grpoenv_kernels.head import Gradients, Head, Needs, RowBlock, accumulate, multiply
 from grpoenv_kernels.softmax_tile import (
     RowCoefficients,
     RowScores,
@@ -52,7 +52,7 @@ def differentiate(
     rows: Tensor,
     scores: RowScores,
     upstream: Upstream,
-    needs: tuple[bool, bool, bool],
+    needs: Needs,
 ) -> Gradients:
     """Recompute the logits of ``rows`` (int64 ``[r]``) tile by tile and return the gradients.
 
@@ -64,7 +64,7 @@ def differentiate(
         rows: the rows that matter.
         scores: their results, each ``[r]``.
         upstream: their upstream gradients.
-        needs: whether the gradient of hidden, weight, bias is needed.
+        needs: which gradients are needed.
 
     """
     plan = head.streaming_plan(len(rows))
@@ -115,36 +115,38 @@ def _unit(head: Head, rows: Tensor, upstream: Upstream) -> Tensor:
 
 
 class _TileSums(NamedTuple):
-    """Sums over rows for one vocabulary tile: ``[C, H]`` and ``[C]``, in the compute dtype."""
+    """Sums over rows for one vocabulary tile, in the compute dtype.
 
-    weight: Tensor | None
+    Attributes:
+        columns: ``[C, h]`` sums for the weight or the adapter, where they go, and their columns of
+            the hidden rows.
+        bias: ``[C]``.
+
+    """
+
+    columns: list[tuple[Tensor, Tensor, slice]]
     bias: Tensor | None
 
     @staticmethod
     def start(total: Gradients, tile: slice, head: Head) -> _TileSums:
-        size, weight, bias = tile.stop - tile.start, None, None
-        if total.weight is not None:
-            own = total.weight.dtype == head.dtype
-            weight = total.weight[tile] if own else head.empty(size, head.shape[1])
-            weight.zero_()
-        if total.bias is not None:
-            bias = head.empty(size).zero_()
-        return _TileSums(weight, bias)
+        columns = []
+        for whole, part in total.columns():
+            into = whole[tile]
+            own = into if into.dtype == head.dtype else head.empty(*into.shape)
+            columns.append((own.zero_(), into, part))
+        bias = None if total.bias is None else head.empty(tile.stop - tile.start).zero_()
+        return _TileSums(columns, bias)
 
     def add(self, grad: Tensor, part: RowBlock) -> None:
-        if self.weight is not None:
-            accumulate(self.weight, grad.t(), part.hidden)
+        for own, _, columns in self.columns:
+            accumulate(own, grad.t(), part.hidden[:, columns])
         if self.bias is not None:
             rows = part.inner[:, 0] if part.folded else torch.ones_like(part.inner[:, 0])
             self.bias.addmv_(grad.t().to(rows.dtype), rows)
 
     def store(self, total: Gradients, tile: slice, unit: Tensor) -> None:
-        if total.weight is not None and self.weight is not None:
-            _copy(self.weight, total.weight[tile], unit)
+        for own, into, _ in self.columns:
+            if own is not into:
+                into.copy_(own.div_(unit))
         if total.bias is not None and self.bias is not None:
-            _copy(self.bias, total.bias[tile], unit)
-
-
-def _copy(values: Tensor, into: Tensor, unit: Tensor) -> None:
-    if values.data_ptr() != into.data_ptr():
-        into.copy_(values.div_(unit))
+            total.bias[tile] = self.bias / unit

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grpoenv_kernels.head import Gradients, Head, RowBlock, accumulate, multiply
+from grpoenv_kernels.head import Gradients, Head, Needs, RowBlock, accumulate, multiply
 from grpoenv_kernels.local_objective import Objective, Swept, row_terms
 from grpoenv_kernels.softmax_tile import (
     RowScores,
@@ -23,7 +23,7 @@ __all__ = ["sweep_stored"]
 
 
 def sweep_stored(
-    head: Head, rows: Tensor, objective: Objective, entropy: bool, needs: tuple[bool, bool, bool]
+    head: Head, rows: Tensor, objective: Objective, entropy: bool, needs: Needs
 ) -> Swept:
     """Sweep the given rows for the loss and every gradient that is needed.
 
@@ -46,17 +46,17 @@ def sweep_stored(
             into = None if total.hidden is None else total.hidden[span]
             _add_gradients(head, store, _Live(block, scores, grad, live), total, into, fresh)
             fresh = False
-    if fresh and total.weight is not None:
-        total.weight.zero_()
+    for unset, _ in total.columns() if fresh else []:
+        unset.zero_()
     scores = RowScores.concatenate(found or [RowSums.start(0, head.empty(), entropy).scores()])
     return Swept(losses.sum(), scores, grads, total)
 
 
-def _start(head: Head, rows: int, needs: tuple[bool, bool, bool]) -> Gradients:
-    total = head.new_gradients(0, (False, needs[1], False))
+def _start(head: Head, rows: int, needs: Needs) -> Gradients:
+    total = head.new_gradients(0, (False, needs[1], False, needs[3]))
     hidden = head.new_hidden_gradient(rows).zero_() if needs[0] else None
     bias = head.empty(head.shape[0]).zero_() if needs[2] else None
-    return Gradients(hidden, total.weight, bias)
+    return Gradients(hidden, total.weight, bias, total.adapter)
 
 
 @dataclass
@@ -144,18 +144,18 @@ def _add_gradients(
             accumulate(by_hidden, share, head.columns(tile))
         columns_of.add(share, tile)
     if into is not None and by_hidden is not None:
-        at_label = head.weight[live.block.targets].to(head.dtype)
+        at_label = head.label_rows(live.block.targets)
         by_hidden.mul_(scale).addcmul_(at_label, live.label).mul_(live.block.inner)
         into[slice(None) if live.rows is None else live.rows] = by_hidden.to(into.dtype)
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """The weight and bias gradients of one block's live rows.
+    """The gradients of weight, adapter and bias of one block's live rows.
 
     Attributes:
         total: what is added to.
-        fresh: whether ``total.weight`` is still uninitialised.
+        fresh: whether ``total`` is still uninitialised, but for the bias.
         targets: ``[r]``.
         hidden: ``[r, H]``, the folded hidden rows times the coefficient of the softmax weights, as
             an operand.
@@ -174,7 +174,7 @@ class _Columns:
     @staticmethod
     def start(head: Head, live: _Live, scale: Tensor, total: Gradients, fresh: bool) -> _Columns:
         block = live.block
-        hidden = block.folded_hidden() if total.weight is not None else block.inner
+        hidden = block.folded_hidden() if total.columns() else block.inner
         inner = ((block.inner * scale)[:, 0], (block.inner * live.label)[:, 0])
         scaled = (hidden * scale).to(head.operand)
         return _Columns(total, fresh, block.targets, scaled, hidden * live.label, inner)
@@ -182,15 +182,16 @@ class _Columns:
     def add(self, share: Tensor, tile: slice) -> None:
         """Add one tile's gradients."""
         rows, local = labels_inside(self.targets, tile.start, share.shape[1])
-        if self.total.weight is not None:
-            into, dtype = self.total.weight[tile], self.label.dtype
-            own = into if into.dtype == dtype else self.label.new_empty(into.shape)
+        for total, columns in self.total.columns():
+            into, hidden = total[tile], self.hidden[:, columns]
+            same = into.dtype == self.label.dtype
+            own = into if same else self.label.new_empty(into.shape)
             if self.fresh:
-                multiply(share.t(), self.hidden, own)
+                multiply(share.t(), hidden, own)
             else:
-                accumulate(own, share.t(), self.hidden)
-            own.index_add_(0, local, self.label[rows])
-            if own is not into:
+                accumulate(own, share.t(), hidden)
+            own.index_add_(0, local, self.label[rows, columns])
+            if not same:
                 into.copy_(own)
         if self.total.bias is not None:
             bias = self.total.bias[tile]

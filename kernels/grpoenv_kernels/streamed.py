@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from grpoenv_kernels.head import Gradients, Head, RowBlock, accumulate, multiply
+from grpoenv_kernels.head import Gradients, Head, Needs, RowBlock, accumulate, multiply
 from grpoenv_kernels.local_objective import Objective, Swept, row_terms
 from grpoenv_kernels.passes import score
 from grpoenv_kernels.softmax_tile import RowScores, RowSums, fold_tile, label_slope, scale_rows
@@ -15,7 +15,7 @@ __all__ = ["sweep_streamed"]
 
 
 def sweep_streamed(
-    head: Head, rows: Tensor, objective: Objective, entropy: bool, needs: tuple[bool, bool, bool]
+    head: Head, rows: Tensor, objective: Objective, entropy: bool, needs: Needs
 ) -> Swept:
     """Sweep the given rows for the loss and, if needed, the hidden gradient.
 
@@ -36,11 +36,11 @@ def sweep_streamed(
         if by_hidden is not None and mean_weight is not None:
             by_logit = (grad * block.slope[:, 0])[:, None]
             at_label = (-torch.expm1(scores.logps) * label_slope(scores, block))[:, None]
-            label_rows = head.weight[block.targets].to(head.dtype)
+            label_rows = head.label_rows(block.targets)
             mean_weight.neg_().addcmul_(label_rows, at_label)
             by_hidden[span] = mean_weight.mul_(by_logit * block.inner)
     scores = RowScores.concatenate(found or [RowSums.start(0, head.empty(), entropy).scores()])
-    return Swept(losses.sum(), scores, grads, Gradients(by_hidden, None, None))
+    return Swept(losses.sum(), scores, grads, Gradients(by_hidden, None, None, None))
 
 
 def _carry(head: Head, block: RowBlock, entropy: bool, plan: TilePlan) -> tuple[RowScores, Tensor]:

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from grpoenv_kernels.head import Gradients, Head, HeadOptions
+from grpoenv_kernels.adapter import LoraAdapter, widen
+from grpoenv_kernels.head import Gradients, Head, HeadOptions, Needs
 from grpoenv_kernels.local_objective import Objective, Swept
 from grpoenv_kernels.logprob import check_shapes, scored_rows, spread_rows
 from grpoenv_kernels.passes import differentiate
@@ -59,8 +60,15 @@ class _Plan(NamedTuple):
     budget: int
     graded: bool
 
-    def head(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Head:
-        return Head(hidden, weight, bias, targets, self.options, self.budget)
+    def head(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        adapter: Tensor | None,
+        targets: Tensor,
+    ) -> Head:
+        return Head(hidden, weight, bias, adapter, targets, self.options, self.budget)
 
 
 class _LinearObjective(torch.autograd.Function):
@@ -70,13 +78,14 @@ class _LinearObjective(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        adapter: Tensor | None,
         targets: Tensor,
         plan: _Plan,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         ctx.set_materialize_grads(False)
-        head, rows = plan.head(hidden, weight, bias, targets), scored_rows(targets)
-        found = _sweep(head, rows, plan, ctx.needs_input_grad[:3] if plan.graded else (False,) * 3)
-        ctx.save_for_backward(hidden, weight, bias, targets)
+        head, rows = plan.head(hidden, weight, bias, adapter, targets), scored_rows(targets)
+        found = _sweep(head, rows, plan, ctx.needs_input_grad[:4] if plan.graded else _NOTHING)
+        ctx.save_for_backward(hidden, weight, bias, adapter, targets)
         ctx.plan, ctx.found = plan, found
         logps = spread_rows(found.scores.logps, rows, len(targets))
         if found.scores.entropies is None:
@@ -89,36 +98,37 @@ class _LinearObjective(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets = ctx.saved_tensors
+        hidden, weight, bias, adapter, targets = ctx.saved_tensors
         if upstream is None:
-            return (None,) * 5
-        rows, needs = scored_rows(targets), ctx.needs_input_grad[:3]
-        head = ctx.plan.head(hidden, weight, bias, targets)
+            return (None,) * 6
+        rows, needs = scored_rows(targets), ctx.needs_input_grad[:4]
+        head = ctx.plan.head(hidden, weight, bias, adapter, targets)
         found, ctx.found = ctx.found, None
         if found is None:  # the buffers went out with an earlier backward of a retained graph
             found = _sweep(head, rows, ctx.plan, needs)
-        by_hidden, by_weight, by_bias = (
+        by_hidden, by_weight, by_bias, by_adapter = (
             None if grad is None else grad.mul_(upstream.to(grad.dtype)) for grad in found.gradients
         )
         if by_hidden is not None:
             by_hidden = spread_rows(by_hidden.to(hidden.dtype), rows, len(targets))
-        if by_weight is None and by_bias is None and (needs[1] or needs[2]):
+        if any(needs[1:]) and by_weight is None and by_bias is None and by_adapter is None:
             again = _recompute(head, rows, found, upstream, needs)
-            by_weight, by_bias = again.weight, again.bias
+            by_weight, by_bias, by_adapter = again.weight, again.bias, again.adapter
         if by_bias is not None and bias is not None:
             by_bias = by_bias.to(bias.dtype)
-        return by_hidden, by_weight, by_bias, None, None
+        return by_hidden, by_weight, by_bias, by_adapter, None, None
 
 
-def _sweep(head: Head, rows: Tensor, plan: _Plan, needs: tuple[bool, bool, bool]) -> Swept:
+_NOTHING = (False, False, False, False)
+
+
+def _sweep(head: Head, rows: Tensor, plan: _Plan, needs: Needs) -> Swept:
     run = sweep_stored if _stores(head, len(rows), needs) else sweep_streamed
     with torch.autocast(head.hidden.device.type, enabled=False):
         return run(head, rows, plan.objective, plan.entropy, needs)
 
 
-def _recompute(
-    head: Head, rows: Tensor, found: Swept, upstream: Tensor, needs: tuple[bool, bool, bool]
-) -> Gradients:
+def _recompute(head: Head, rows: Tensor, found: Swept, upstream: Tensor, needs: Needs) -> Gradients:
     live = found.by_logps.nonzero()[:, 0]
     by_logps = found.by_logps[live] * upstream.to(found.by_logps.dtype)
     with torch.autocast(head.hidden.device.type, enabled=False):
@@ -127,19 +137,19 @@ def _recompute(
             rows[live],
             found.scores.select(live),
             Upstream(by_logps, None),
-            (False, needs[1], needs[2]),
+            (False, *needs[1:]),
         )
 
 
-def _stores(head: Head, rows: int, needs: tuple[bool, bool, bool]) -> bool:
-    stored = head.stored_plan(rows).rows
+def _stores(head: Head, rows: int, needs: Needs) -> bool:
+    stored, (_, weight, _, adapter) = head.stored_plan(rows).rows, needs
     if not any(needs):
         return False
-    if not (needs[1] or needs[2]):
+    if not any(needs[1:]):
         return stored >= min(rows, _FULL_RATE_ROWS)
-    if needs[1] and head.weight.dtype == torch.float16:
+    if (weight or adapter) and head.weight.dtype == torch.float16:
         return False  # its range cannot hold a gradient that a loss scaler has not yet scaled
-    if needs[1] and head.weight.dtype != head.dtype:
+    if (weight or adapter) and head.weight.dtype != head.dtype:
         return stored >= rows  # a second block would need a second weight gradient, in float32
     return stored >= min(rows, MIN_STORED_ROWS)
 
@@ -151,6 +161,7 @@ def linear_objective(
     objective: Objective,
     *,
     bias: Tensor | None = None,
+    lora: LoraAdapter | None = None,
     temperature: float | Tensor = 1.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
@@ -168,6 +179,7 @@ def linear_objective(
             depend on its own log-probability only, differentiably. It is called once for each
             block, in any partition of the rows.
         bias: ``[V]`` or ``None``.
+        lora: an adapter on the weight, or ``None``.
         temperature: a positive number or a tensor ``[N]``.
         softcap: cap of the logits, or ``None``.
         logit_scale: factor on the logits before the cap.
@@ -186,13 +198,22 @@ def linear_objective(
     """
     options = HeadOptions(temperature, softcap, logit_scale)
     plan = _Plan(options, objective, entropy, budget_bytes, torch.is_grad_enabled())
-    run = torch.compiler.disable(_apply) if torch.compiler.is_compiling() else _apply
-    return run(hidden, weight, bias, targets, plan)
+    run = _apply
+    if torch.compiler.is_compiling():
+        run = torch.compiler.disable(_apply)  # type: ignore[no-untyped-call]
+    if lora is None:
+        return run(hidden, weight, bias, None, targets, plan)
+    return run(widen(hidden, weight, lora), weight, bias, lora.up, targets, plan)
 
 
 def _apply(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, plan: _Plan
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    adapter: Tensor | None,
+    targets: Tensor,
+    plan: _Plan,
 ) -> SweepResult:
-    check_shapes(hidden, weight, targets, bias)
+    check_shapes(hidden, weight, targets, bias, adapter)
     apply: Callable[..., tuple[Tensor, Tensor, Tensor | None]] = _LinearObjective.apply
-    return SweepResult(*apply(hidden, weight, bias, targets.long(), plan))
+    return SweepResult(*apply(hidden, weight, bias, adapter, targets.long(), plan))

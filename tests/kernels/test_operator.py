@@ -12,7 +12,19 @@ def arguments(problem, bias, temperatures, softcap, entropy):
     hidden, weight, _ = problem.leaves()
     chosen_bias = problem.bias if bias else None
     chosen = problem.temperature if temperatures else None
-    return (hidden, weight, chosen_bias, problem.targets, 0.7, chosen, softcap, 1.0, entropy, 4000)
+    return (
+        hidden,
+        weight,
+        chosen_bias,
+        None,
+        problem.targets,
+        0.7,
+        chosen,
+        softcap,
+        1.0,
+        entropy,
+        4000,
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,10 +43,10 @@ def test_the_backward_operator_keeps_its_promises(make_problem):
     scores = [each.detach() for each in torch.ops.grpoenv.linear_logprob(*given)]
     fixed = [each.detach() if isinstance(each, torch.Tensor) else each for each in given]
     upstream = torch.randn(2, 13, dtype=torch.float64)
-    needs = [True, False, True]
+    needs = [True, False, True, False]
     torch.library.opcheck(
         torch.ops.grpoenv.linear_logprob_backward.default,
-        (*fixed[:8], 4000, scores, upstream[0], upstream[1], needs),
+        (*fixed[:9], 4000, scores, upstream[0], upstream[1], needs),
     )
 
 

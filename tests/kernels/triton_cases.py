@@ -37,7 +37,7 @@ def make_head(rows, columns, dtype, softcap=None, logit_scale=0.8):
     weight = torch.randn(columns, 8, device=DEVICE).to(dtype)
     targets = torch.randint(0, columns, (rows,), device=DEVICE)
     temperature = torch.rand(rows, device=DEVICE) + 0.5
-    return Head(hidden, weight, None, targets, HeadOptions(temperature, softcap, logit_scale))
+    return Head(hidden, weight, None, None, targets, HeadOptions(temperature, softcap, logit_scale))
 
 
 @pytest.mark.parametrize(
