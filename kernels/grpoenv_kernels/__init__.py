@@ -2,6 +2,14 @@
 
 from grpoenv_kernels.adapter import LoraAdapter
 from grpoenv_kernels.logprob import TokenScores, linear_logprob
+from grpoenv_kernels.parallel import parallel_linear_logprob
 from grpoenv_kernels.sweep import SweepResult, linear_objective
 
-__all__ = ["LoraAdapter", "SweepResult", "TokenScores", "linear_logprob", "linear_objective"]
+__all__ = [
+    "LoraAdapter",
+    "SweepResult",
+    "TokenScores",
+    "linear_logprob",
+    "linear_objective",
+    "parallel_linear_logprob",
+]

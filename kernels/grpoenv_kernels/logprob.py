@@ -17,6 +17,7 @@ from torch import Tensor
 from grpoenv_kernels.adapter import LoraAdapter, widen
 from grpoenv_kernels.head import Head, HeadOptions, compute_dtype
 from grpoenv_kernels.passes import differentiate, score
+from grpoenv_kernels.sharded import gather_sharded
 from grpoenv_kernels.softmax_tile import RowScores, Upstream
 from grpoenv_kernels.tiles import DEFAULT_BUDGET_BYTES
 
@@ -43,8 +44,12 @@ def check_shapes(
     targets: Tensor,
     bias: Tensor | None,
     adapter: Tensor | None = None,
+    vocabulary: int | None = None,
 ) -> None:
-    """Raise ``ValueError`` unless the arguments fit together and every label is below ``V``."""
+    """Raise ``ValueError`` unless the arguments fit together.
+
+    Every label must be below ``vocabulary``, which is ``V`` unless the weight is a part of a head.
+    """
     rank = 0 if adapter is None else adapter.shape[1]
     if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1] + rank:
         raise ValueError(
@@ -57,8 +62,9 @@ def check_shapes(
         raise ValueError(f"targets must be integers, got {targets.dtype}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must be [{weight.shape[0]}], got {list(bias.shape)}")
-    if targets.numel() and int(targets.max()) >= weight.shape[0]:
-        raise ValueError(f"target {int(targets.max())} is outside a vocabulary of {len(weight)}")
+    size = len(weight) if vocabulary is None else vocabulary
+    if targets.numel() and int(targets.max()) >= size:
+        raise ValueError(f"target {int(targets.max())} is outside a vocabulary of {size}")
 
 
 def scored_rows(targets: Tensor) -> Tensor:
@@ -259,7 +265,8 @@ def linear_logprob(
 
     Args:
         hidden: ``[N, H]`` floating point, any strides.
-        weight: ``[V, H]`` floating point.
+        weight: ``[V, H]`` floating point; a ``DTensor`` is gathered for the call, see
+            :func:`grpoenv_kernels.sharded.gather_sharded`.
         targets: ``[N]`` integers below ``V``; a row with a negative one is not scored and costs
             nothing.
         bias: ``[V]`` or ``None``.
@@ -276,7 +283,7 @@ def linear_logprob(
             that is not positive.
 
     """
-    of_rows = isinstance(temperature, Tensor)
+    weight, of_rows = gather_sharded(weight), isinstance(temperature, Tensor)
     logps, entropies, _, _ = _scores(
         hidden if lora is None else widen(hidden, weight, lora),
         weight,

@@ -18,22 +18,23 @@ from grpoenv_kernels.softmax_tile import (
 )
 from grpoenv_kernels.tiles import TilePlan, row_ranges
 
-__all__ = ["differentiate", "score"]
+__all__ = ["differentiate", "score", "sum_rows"]
 
 
 def score(head: Head, rows: Tensor, entropy: bool) -> RowScores:
     """Score the given rows (int64 ``[r]``): one pass over the vocabulary per block of rows."""
+    return sum_rows(head, rows, entropy).scores()
+
+
+def sum_rows(head: Head, rows: Tensor, entropy: bool) -> RowSums:
+    """Return the sums over the head's columns that the scores of the rows follow from."""
     plan = head.streaming_plan(len(rows))
-    found = [
-        _score_block(head, head.block(rows[span]), entropy, plan)
-        for span in row_ranges(len(rows), plan.rows)
-    ]
-    if not found:
-        return RowSums.start(0, head.empty(), entropy).scores()
-    return RowScores.concatenate(found)
+    spans = row_ranges(len(rows), plan.rows)
+    found = [_sum_block(head, head.block(rows[span]), entropy, plan) for span in spans]
+    return RowSums.concatenate(found or [RowSums.start(0, head.empty(), entropy)])
 
 
-def _score_block(head: Head, block: RowBlock, entropy: bool, plan: TilePlan) -> RowScores:
+def _sum_block(head: Head, block: RowBlock, entropy: bool, plan: TilePlan) -> RowSums:
     size = len(block.targets)
     sums = RowSums.start(size, head.empty(), entropy)
     scratch = head.empty(size * plan.columns)
@@ -44,7 +45,7 @@ def _score_block(head: Head, block: RowBlock, entropy: bool, plan: TilePlan) -> 
         multiply(block.hidden, head.columns(tile).t(), product)
         into, bias = weights[:area].view(shape), head.biases(tile)
         fold_tile(product, into, block, bias, tile.start, sums, keep=False)
-    return sums.scores()
+    return sums
 
 
 def differentiate(

@@ -92,13 +92,38 @@ class RowSums:
             label=like.new_full((rows,), float("nan")),
         )
 
+    @staticmethod
+    def concatenate(parts: Sequence[RowSums]) -> RowSums:
+        """Join the sums of consecutive blocks of rows; at least one."""
+        moments = [part.moment for part in parts if part.moment is not None]
+        return RowSums(
+            torch.cat([part.reference for part in parts]),
+            torch.cat([part.total for part in parts]),
+            torch.cat(moments) if moments else None,
+            torch.cat([part.label for part in parts]),
+        )
+
+    def merge(self, other: RowSums) -> None:
+        """Fold in the sums of the same rows over other columns."""
+        top = torch.maximum(self.reference, other.reference)
+        for sums in (self, other):
+            sums.move_to(top)
+        self.total = self.total + other.total
+        if self.moment is not None and other.moment is not None:
+            self.moment = self.moment + other.moment
+        self.label = torch.where(self.label.isnan(), other.label, self.label)
+
     def raise_to(self, peak: Tensor) -> Tensor:
         """Move the references up to a tile's peaks; return the factors ``[R]`` on what was before.
 
         The factors are powers of two, and 1 where the reference stays.
         """
         old = self.reference
-        self.reference = torch.where(peak > old + SLACK, peak.floor(), old)
+        return self.move_to(torch.where(peak > old + SLACK, peak.floor(), old))
+
+    def move_to(self, reference: Tensor) -> Tensor:
+        """Make the sums relative to references that are not lower; return the factors on them."""
+        old, self.reference = self.reference, reference
         factor = torch.exp2(old - self.reference)
         if self.moment is not None:
             self.moment = factor * (self.moment + (old - self.reference) * self.total)

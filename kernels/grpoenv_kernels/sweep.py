@@ -26,6 +26,7 @@ from grpoenv_kernels.head import Gradients, Head, HeadOptions, Needs
 from grpoenv_kernels.local_objective import Objective, Swept
 from grpoenv_kernels.logprob import check_shapes, scored_rows, spread_rows
 from grpoenv_kernels.passes import differentiate
+from grpoenv_kernels.sharded import gather_sharded
 from grpoenv_kernels.softmax_tile import Upstream
 from grpoenv_kernels.stored import sweep_stored
 from grpoenv_kernels.streamed import sweep_streamed
@@ -198,7 +199,7 @@ def linear_objective(
     """
     options = HeadOptions(temperature, softcap, logit_scale)
     plan = _Plan(options, objective, entropy, budget_bytes, torch.is_grad_enabled())
-    run = _apply
+    run, weight = _apply, gather_sharded(weight)
     if torch.compiler.is_compiling():
         run = torch.compiler.disable(_apply)  # type: ignore[no-untyped-call]
     if lora is None:

@@ -10,5 +10,6 @@ def test_the_public_names_are_these_and_exist():
         "TokenScores",
         "linear_logprob",
         "linear_objective",
+        "parallel_linear_logprob",
     ]
     assert all(hasattr(grpoenv_kernels, name) for name in grpoenv_kernels.__all__)
