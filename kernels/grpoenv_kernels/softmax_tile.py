@@ -33,6 +33,7 @@ __all__ = [
     "Upstream",
     "fold_tile",
     "gradient_tile",
+    "label_logits",
     "label_slope",
     "labels_inside",
     "lowest",
@@ -204,6 +205,15 @@ def label_slope(scores: RowScores, block: RowBlock) -> Tensor:
     if block.outer is None:
         return torch.ones_like(scores.label)
     return _slope(scores.label, block.outer[:, 0])
+
+
+def label_logits(product: Tensor, block: RowBlock, bias: Tensor | None) -> Tensor:
+    """Return the labels' logits ``[R]`` from their products with the hidden rows, ``[R]``.
+
+    ``block`` must not be folded; ``bias`` is ``[R]``, that of each label.
+    """
+    column = (product if bias is None else product + bias)[:, None]
+    return _cap(column * block.inner, block.outer)[:, 0]
 
 
 def fold_tile(

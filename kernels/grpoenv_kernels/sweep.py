@@ -10,6 +10,7 @@ derivative is known as soon as the row is scored, so nothing is computed twice.
   A frozen head needs no more; for a trainable one the backward pass computes the logits again, for
   ``U`` more. So it is where a budget is small, and where sums over several blocks would need a
   float32 copy of the weight gradient or be rounded block by block.
+* Native: stored, in bfloat16 products on a CPU that has them (:mod:`grpoenv_kernels.native`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from grpoenv_kernels.adapter import LoraAdapter, widen
 from grpoenv_kernels.head import Gradients, Head, HeadOptions, Needs
 from grpoenv_kernels.local_objective import Objective, Swept
 from grpoenv_kernels.logprob import check_shapes, scored_rows, spread_rows
+from grpoenv_kernels.native import is_native, sweep_native, weight_gradients
 from grpoenv_kernels.passes import differentiate
 from grpoenv_kernels.sharded import gather_sharded
 from grpoenv_kernels.softmax_tile import Upstream
@@ -37,6 +39,9 @@ __all__ = ["Objective", "SweepResult", "linear_objective"]
 # A frozen head runs as fast streamed as stored from this many rows on; stored blocks then have the
 # advantage that rows without a coefficient skip their second product.
 _FULL_RATE_ROWS = 512
+
+# With fewer rows in a block, bfloat16 products are no faster than float32 ones in larger blocks.
+_LEAST_NATIVE_ROWS = 16
 
 
 class SweepResult(NamedTuple):
@@ -125,6 +130,8 @@ _NOTHING = (False, False, False, False)
 
 def _sweep(head: Head, rows: Tensor, plan: _Plan, needs: Needs) -> Swept:
     run = sweep_stored if _stores(head, len(rows), needs) else sweep_streamed
+    if any(needs) and _runs_native(head, len(rows)):
+        run = sweep_native
     with torch.autocast(head.hidden.device.type, enabled=False):
         return run(head, rows, plan.objective, plan.entropy, needs)
 
@@ -132,14 +139,19 @@ def _sweep(head: Head, rows: Tensor, plan: _Plan, needs: Needs) -> Swept:
 def _recompute(head: Head, rows: Tensor, found: Swept, upstream: Tensor, needs: Needs) -> Gradients:
     live = found.by_logps.nonzero()[:, 0]
     by_logps = found.by_logps[live] * upstream.to(found.by_logps.dtype)
+    take = weight_gradients if _runs_native(head, len(rows)) else differentiate
     with torch.autocast(head.hidden.device.type, enabled=False):
-        return differentiate(
+        return take(
             head,
             rows[live],
             found.scores.select(live),
             Upstream(by_logps, None),
             (False, *needs[1:]),
         )
+
+
+def _runs_native(head: Head, rows: int) -> bool:
+    return is_native(head) and head.stored_plan(rows).rows >= min(rows, _LEAST_NATIVE_ROWS)
 
 
 def _stores(head: Head, rows: int, needs: Needs) -> bool:
