@@ -9,6 +9,7 @@ Both are operators of ``torch.library``, so a compiler traces around them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -85,7 +86,6 @@ def _options(
     return HeadOptions(temperature if temperatures is None else temperatures, softcap, logit_scale)
 
 
-@torch.library.custom_op("grpoenv::linear_logprob", mutates_args=())
 def _scores(
     hidden: Tensor,
     weight: Tensor,
@@ -114,8 +114,7 @@ def _scores(
     return logps, entropies, log_z, label
 
 
-@_scores.register_fake
-def _(
+def _fake_scores(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -133,7 +132,6 @@ def _(
     return logps, hidden.new_empty(targets.shape if entropy else (0,), dtype=dtype), log_z, label
 
 
-@torch.library.custom_op("grpoenv::linear_logprob_backward", mutates_args=())
 def _gradients(
     hidden: Tensor,
     weight: Tensor,
@@ -179,8 +177,7 @@ def _gradients(
     ]
 
 
-@_gradients.register_fake
-def _(
+def _fake_gradients(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -218,7 +215,7 @@ def _backward(
         return (None,) * 11
     if by_logps is None:
         by_logps = torch.zeros_like(scores[0])
-    found = _gradients(
+    found = torch.ops.grpoenv.linear_logprob_backward(
         hidden,
         weight,
         bias,
@@ -238,7 +235,36 @@ def _backward(
     return (*(next(left) if needed else None for needed in needs), *(None,) * 7)
 
 
-_scores.register_autograd(_backward, setup_context=_remember)
+# Not torch.library.custom_op: the first call of such an operator imports torch._dynamo, a second or
+# more that who does not compile should not pay.
+_LIBRARY = torch.library.Library("grpoenv", "FRAGMENT")
+_HEAD = (
+    "Tensor hidden, Tensor weight, Tensor? bias, Tensor? adapter, Tensor targets, "
+    "float temperature, Tensor? temperatures, float? softcap, float logit_scale, "
+)
+
+
+def _define(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> str:
+    name = schema.partition("(")[0]
+    tags = (torch.Tag.pt2_compliant_tag,)
+    _LIBRARY.define(schema, tags=tags)  # type: ignore[no-untyped-call]
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"grpoenv::{name}", fake, lib=_LIBRARY)
+    return f"grpoenv::{name}"
+
+
+_define(
+    f"linear_logprob_backward({_HEAD} int budget, Tensor[] scores, Tensor by_logps, "
+    "Tensor? by_entropies, bool[] needs) -> Tensor[]",
+    _gradients,
+    _fake_gradients,
+)
+_OPERATOR = _define(
+    f"linear_logprob({_HEAD} bool entropy, int budget) -> (Tensor, Tensor, Tensor, Tensor)",
+    _scores,
+    _fake_scores,
+)
+torch.library.register_autograd(_OPERATOR, _backward, setup_context=_remember, lib=_LIBRARY)
 
 
 def linear_logprob(
@@ -284,7 +310,7 @@ def linear_logprob(
 
     """
     weight, of_rows = gather_sharded(weight), isinstance(temperature, Tensor)
-    logps, entropies, _, _ = _scores(
+    logps, entropies, _, _ = torch.ops.grpoenv.linear_logprob(
         hidden if lora is None else widen(hidden, weight, lora),
         weight,
         bias,

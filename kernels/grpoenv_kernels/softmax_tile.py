@@ -264,8 +264,8 @@ def fold_tile(
 class RowCoefficients(NamedTuple):
     """What the gradient of ``R`` rows is made of, each ``[R]`` in the compute dtype.
 
-    The gradient by the folded product of column ``j`` is ``p_j (level + tilt log2(p_j))``, but
-    ``label`` at the label, both times the slope of the softcap.
+    The gradient by the product of column ``j`` with the block's hidden row, folded or not, is
+    ``p_j (level + tilt log2(p_j))``, but ``label`` at the label, both times the slope of the softcap.
     """
 
     log_z: Tensor
@@ -279,7 +279,7 @@ class RowCoefficients(NamedTuple):
 
         ``scores.entropies`` must be there if the upstream has them.
         """
-        slope = block.slope[:, 0]
+        slope = (block.slope if block.folded else block.slope * block.inner)[:, 0]
         grad = upstream.logps * slope
         label = -torch.expm1(scores.logps) * grad
         if upstream.entropies is None or scores.entropies is None:
@@ -308,8 +308,7 @@ def gradient_tile(
 
     Args:
         product: ``[R, C]``, products with the block's hidden rows; overwritten.
-        out: ``[R, C]``, may be ``product``'s memory; receives the gradient by the folded product if
-            the block is folded, else by the product itself, less the bias.
+        out: ``[R, C]``, may be ``product``'s memory; receives the gradient.
         block: the rows.
         bias: ``[C]`` or ``None``.
         start: first column of the tile in the vocabulary.
@@ -332,8 +331,6 @@ def gradient_tile(
     logits[rows, local] = coefficients.label[rows]
     if tangent is not None:
         logits.mul_(tangent)
-    if not block.folded:
-        logits.mul_(block.inner)
     return logits if logits.data_ptr() == out.data_ptr() else out.copy_(logits)
 
 

@@ -178,8 +178,6 @@ def gradient(
             tilt = tl.load(tilt_of + row)
             grad = tl.exp2(power) * (level + tilt * tl.maximum(power, LOWEST))
         grad = tl.where(at == chosen, label, grad) * tangent
-        if not FOLDED:
-            grad *= inner
         tl.store(out + at, grad.to(out.dtype.element_ty), mask=inside)
 
 

@@ -67,7 +67,12 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_there(capability: str) -> Non
     assert lines == [f"{name} True False False" for name in ("fold", "gradient", "scale")]
 
 
-def test_importing_the_package_imports_no_triton_and_starts_no_gpu() -> None:
-    code = "import sys, torch, grpoenv_kernels; print('triton' in sys.modules)"
-    code += "; print(torch.cuda.is_initialized())"
-    assert run_python("-c", code).split() == ["False", "False"]
+def test_importing_and_using_the_package_on_a_cpu_loads_no_compiler_and_starts_no_gpu() -> None:
+    code = """
+import sys, torch
+from grpoenv_kernels import linear_logprob
+hidden = torch.ones(2, 3, requires_grad=True)
+linear_logprob(hidden, torch.ones(4, 3), torch.tensor([1, 2])).logps.sum().backward()
+print('triton' in sys.modules, 'torch._dynamo' in sys.modules, torch.cuda.is_initialized())
+"""
+    assert run_python("-c", code).split() == ["False", "False", "False"]

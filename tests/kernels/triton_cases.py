@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from grpoenv_kernels import linear_logprob, linear_objective, softmax_tile, triton_tile
+from grpoenv_kernels import linear_logprob, linear_objective, softmax_tile, sweep, triton_tile
 from grpoenv_kernels.head import Head, HeadOptions
 from grpoenv_kernels.softmax_tile import RowCoefficients, RowSums, Upstream
 
@@ -25,6 +25,7 @@ def operands_as_on_a_gpu(monkeypatch):
     """Take the kernels and low-precision operands on this device as well."""
     monkeypatch.setattr(softmax_tile, "_on_device", lambda values: True)
     monkeypatch.setattr(Head, "operand", property(lambda head: head.weight.dtype))
+    monkeypatch.setattr(sweep, "is_native", lambda head: False)
 
 
 def worst(found: Tensor, expected: Tensor) -> float:
