@@ -237,7 +237,7 @@ def _backward(
 
 # Not torch.library.custom_op: the first call of such an operator imports torch._dynamo, a second or
 # more that who does not compile should not pay.
-_LIBRARY = torch.library.Library("grpoenv", "FRAGMENT")
+_LIBRARY = torch.library.Library("grpoenv", "FRAGMENT")  # type: ignore[no-untyped-call]
 _HEAD = (
     "Tensor hidden, Tensor weight, Tensor? bias, Tensor? adapter, Tensor targets, "
     "float temperature, Tensor? temperatures, float? softcap, float logit_scale, "
