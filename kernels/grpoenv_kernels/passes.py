@@ -7,35 +7,45 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from grpoenv_kernels.head import Gradients, Head, RowBlock
-from grpoenv_kernels.softmax_tile import RowScores, RowSums, Upstream, fold_tile, gradient_tile
+from grpoenv_kernels.head import Gradients, Head, Needs, RowBlock, accumulate, multiply
+from grpoenv_kernels.softmax_tile import (
+    RowCoefficients,
+    RowScores,
+    RowSums,
+    Upstream,
+    fold_tile,
+    gradient_tile,
+)
 from grpoenv_kernels.tiles import TilePlan, row_ranges
 
-__all__ = ["differentiate", "score"]
+__all__ = ["differentiate", "score", "sum_rows"]
 
 
-def score(head: Head, rows: Tensor, entropy: bool, budget: int) -> RowScores:
+def score(head: Head, rows: Tensor, entropy: bool) -> RowScores:
     """Score the given rows (int64 ``[r]``): one pass over the vocabulary per block of rows."""
-    plan = TilePlan.streaming(len(rows), head.shape, head.dtype.itemsize, budget)
-    found = [
-        _score_block(head, head.block(rows[span]), entropy, plan)
-        for span in row_ranges(len(rows), plan.rows)
-    ]
-    if not found:
-        return RowSums.start(0, head.empty(), entropy).scores()
-    return RowScores.concatenate(found)
+    return sum_rows(head, rows, entropy).scores()
 
 
-def _score_block(head: Head, block: RowBlock, entropy: bool, plan: TilePlan) -> RowScores:
+def sum_rows(head: Head, rows: Tensor, entropy: bool) -> RowSums:
+    """Return the sums over the head's columns that the scores of the rows follow from."""
+    plan = head.streaming_plan(len(rows))
+    spans = row_ranges(len(rows), plan.rows)
+    found = [_sum_block(head, head.block(rows[span]), entropy, plan) for span in spans]
+    return RowSums.concatenate(found or [RowSums.start(0, head.empty(), entropy)])
+
+
+def _sum_block(head: Head, block: RowBlock, entropy: bool, plan: TilePlan) -> RowSums:
     size = len(block.targets)
     sums = RowSums.start(size, head.empty(), entropy)
     scratch = head.empty(size * plan.columns)
     weights = head.empty(size * plan.columns) if entropy else scratch
     for tile in plan.tiles(head.shape[0]):
         area, shape = size * (tile.stop - tile.start), (size, tile.stop - tile.start)
-        product = head.product(block, tile, head.columns(tile), scratch[:area].view(shape))
-        fold_tile(product, weights[:area].view(shape), block, tile.start, sums, slope=False)
-    return sums.scores()
+        product = scratch[:area].view(shape)
+        multiply(block.hidden, head.columns(tile).t(), product)
+        into, bias = weights[:area].view(shape), head.biases(tile)
+        fold_tile(product, into, block, bias, tile.start, sums, keep=False)
+    return sums
 
 
 def differentiate(
@@ -43,8 +53,7 @@ def differentiate(
     rows: Tensor,
     scores: RowScores,
     upstream: Upstream,
-    needs: tuple[bool, bool, bool],
-    budget: int,
+    needs: Needs,
 ) -> Gradients:
     """Recompute the logits of ``rows`` (int64 ``[r]``) tile by tile and return the gradients.
 
@@ -56,62 +65,89 @@ def differentiate(
         rows: the rows that matter.
         scores: their results, each ``[r]``.
         upstream: their upstream gradients.
-        needs: whether the gradient of hidden, weight, bias is needed.
-        budget: bytes of working memory for tiles.
+        needs: which gradients are needed.
 
     """
-    plan = TilePlan.streaming(len(rows), head.shape, head.dtype.itemsize, budget)
-    block, total = head.block(rows), head.new_gradients(len(rows), needs)
+    plan = head.streaming_plan(len(rows))
+    spans = list(row_ranges(len(rows), plan.rows))
+    total, unit = head.new_gradients(len(rows), needs), _unit(head, rows, upstream)
+    coefficients = [
+        RowCoefficients.of(
+            head.block(rows[span]), scores.select(span), upstream.select(span).times(unit)
+        )
+        for span in spans
+    ]
     scratch = head.empty(plan.rows * plan.columns)
+    grads = scratch if head.folds else head.empty(len(scratch), dtype=head.operand)
     for tile in plan.tiles(head.shape[0]):
-        weight = head.columns(tile)
-        sums = _TileSums.start(total, tile, weight)
-        for span in row_ranges(len(rows), plan.rows):
-            part = block.select(span)
-            shape = (len(part.targets), len(weight))
-            product = scratch[: shape[0] * shape[1]].view(shape)
-            head.product(part, tile, weight, product)
-            grad = gradient_tile(
-                product, part, tile.start, scores.select(span), upstream.select(span)
-            )
+        weight, bias = head.columns(tile), head.biases(tile)
+        sums = _TileSums.start(total, tile, head)
+        for span, own in zip(spans, coefficients, strict=True):
+            part = head.block(rows[span])
+            area, shape = len(part.targets) * len(weight), (len(part.targets), len(weight))
+            product, grad = scratch[:area].view(shape), grads[:area].view(shape)
+            multiply(part.hidden, weight.t(), product)
+            gradient_tile(product, grad, part, bias, tile.start, own)
             if total.hidden is not None:
-                into = total.hidden[span]
-                torch.addmm(into, grad, weight, out=into)
+                accumulate(total.hidden[span], grad, weight)
             sums.add(grad, part)
-        sums.store(total, tile)
+        sums.store(total, tile, unit)
     if total.hidden is not None:
-        total.hidden.mul_(block.inner)
+        total.hidden.mul_(head.inner(rows) if head.folds else 1 / unit)
     return total
 
 
-class _TileSums(NamedTuple):
-    """Sums over rows for one vocabulary tile: ``[C, H]`` and ``[C]``, in the compute dtype."""
+def _unit(head: Head, rows: Tensor, upstream: Upstream) -> Tensor:
+    """Return the power of two that brings gradients into the range of float16 operands.
 
-    weight: Tensor | None
+    A gradient by a logit is at most about ten times its row's upstream gradient. The largest of
+    these becomes ``2 ** 8``: neither does a loss scaler's 65536 overflow nor a probability of
+    ``1 / V`` go under. 1 for other operands.
+    """
+    ones = upstream.logps.new_ones(())
+    if head.operand != torch.float16 or not len(rows):
+        return ones
+    size = upstream.logps.abs()
+    if upstream.entropies is not None:
+        size = size + upstream.entropies.abs()
+    largest = (size[:, None] * head.inner(rows).abs() * head.slope(rows).abs()).amax()
+    exponent = 8 - torch.where(largest > 0, largest, ones).log2().ceil()
+    return torch.exp2(exponent.clamp(-100, 100))
+
+
+class _TileSums(NamedTuple):
+    """Sums over rows for one vocabulary tile, in the compute dtype.
+
+    Attributes:
+        columns: ``[C, h]`` sums for the weight or the adapter, where they go, and their columns of
+            the hidden rows.
+        bias: ``[C]``.
+
+    """
+
+    columns: list[tuple[Tensor, Tensor, slice]]
     bias: Tensor | None
 
     @staticmethod
-    def start(total: Gradients, tile: slice, like: Tensor) -> _TileSums:
-        weight = None
-        if total.weight is not None:
-            own = total.weight.dtype == like.dtype
-            weight = total.weight[tile].zero_() if own else torch.zeros_like(like)
-        bias = None if total.bias is None else like.new_zeros(len(like))
-        return _TileSums(weight, bias)
+    def start(total: Gradients, tile: slice, head: Head) -> _TileSums:
+        columns = []
+        for whole, part in total.columns():
+            into = whole[tile]
+            own = into if into.dtype == head.dtype else head.empty(*into.shape)
+            columns.append((own.zero_(), into, part))
+        bias = None if total.bias is None else head.empty(tile.stop - tile.start).zero_()
+        return _TileSums(columns, bias)
 
     def add(self, grad: Tensor, part: RowBlock) -> None:
-        if self.weight is not None:
-            torch.addmm(self.weight, grad.t(), part.hidden, out=self.weight)
+        for own, _, columns in self.columns:
+            accumulate(own, grad.t(), part.hidden[:, columns])
         if self.bias is not None:
-            self.bias.addmv_(grad.t(), part.inner[:, 0])
+            rows = part.inner[:, 0] if part.folded else torch.ones_like(part.inner[:, 0])
+            self.bias.addmv_(grad.t().to(rows.dtype), rows)
 
-    def store(self, total: Gradients, tile: slice) -> None:
-        if total.weight is not None and self.weight is not None:
-            _copy(self.weight, total.weight[tile])
+    def store(self, total: Gradients, tile: slice, unit: Tensor) -> None:
+        for own, into, _ in self.columns:
+            if own is not into:
+                into.copy_(own.div_(unit))
         if total.bias is not None and self.bias is not None:
-            _copy(self.bias, total.bias[tile])
-
-
-def _copy(values: Tensor, into: Tensor) -> None:
-    if values.data_ptr() != into.data_ptr():
-        into.copy_(values)
+            total.bias[tile] = self.bias / unit

@@ -6,14 +6,19 @@ comes from the other columns instead, ``-log1p(sum_others exp(z - z_label))``, a
 the label from ``-expm1(log p)``.
 
 Rows are merged over tiles with the online softmax of Milakov and Gimelshein (arXiv 1805.02867,
-algorithm 3).
+algorithm 3), relative to a reference that moves only when it must, by powers of two. So the weights
+of different tiles can be summed as they are, and rescaling them is exact in every dtype.
+
+On a GPU the Triton kernels of :mod:`grpoenv_kernels.triton_tile` do the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,14 +26,23 @@ from torch import Tensor
 from grpoenv_kernels.head import LN_2, LOG2_E, RowBlock
 
 __all__ = [
+    "SLACK",
+    "RowCoefficients",
     "RowScores",
     "RowSums",
     "Upstream",
     "fold_tile",
     "gradient_tile",
+    "label_logits",
     "label_slope",
     "labels_inside",
+    "lowest",
+    "scale_rows",
 ]
+
+# A reference may lie this many powers of two below the largest logit: 2 ** 8 is in the range of
+# every dtype, float16 included.
+SLACK = 8
 
 
 class Upstream(NamedTuple):
@@ -42,20 +56,28 @@ class Upstream(NamedTuple):
         entropies = None if self.entropies is None else self.entropies[rows]
         return Upstream(self.logps[rows], entropies)
 
+    def times(self, factor: Tensor) -> Upstream:
+        """Return the gradients times a scalar."""
+        entropies = None if self.entropies is None else self.entropies * factor
+        return Upstream(self.logps * factor, entropies)
+
 
 @dataclass
 class RowSums:
-    """Running statistics of ``R`` rows, each ``[R]``, updated in place by :meth:`merge`.
+    """Running statistics of ``R`` rows, each ``[R]``, updated in place.
 
     Attributes:
-        peak: largest logit other than the label's, or a large negative number before any.
-        total: sum of ``2 ** (z - peak)`` over the other columns.
-        moment: sum of ``2 ** (z - peak) * (z - peak)``, ``None`` when no entropy is asked for.
+        reference: an integer near the largest logit other than the label's, or a large negative
+            number before any; it is raised when a tile exceeds it by more than ``SLACK``, which
+            after the first tile is rare.
+        total: sum of ``2 ** (z - reference)`` over the other columns.
+        moment: sum of ``2 ** (z - reference) * (z - reference)``, ``None`` when no entropy is
+            asked for.
         label: the label's own logit, NaN until its tile was seen.
 
     """
 
-    peak: Tensor
+    reference: Tensor
     total: Tensor
     moment: Tensor | None
     label: Tensor
@@ -65,33 +87,60 @@ class RowSums:
         """Return the statistics of ``rows`` rows of which no column was seen yet."""
         zeros = like.new_zeros(rows)
         return RowSums(
-            peak=like.new_full((rows,), _lowest(like)),
+            reference=like.new_full((rows,), lowest(like.dtype)),
             total=zeros,
             moment=zeros.clone() if moment else None,
             label=like.new_full((rows,), float("nan")),
         )
 
-    def merge(self, peak: Tensor, total: Tensor, moment: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Fold in one tile; return the factors ``[R]`` on what came before and on the tile."""
-        top = torch.maximum(self.peak, peak)
-        before, now = torch.exp2(self.peak - top), torch.exp2(peak - top)
-        if self.moment is not None and moment is not None:
-            kept = self.moment + (self.peak - top) * self.total
-            self.moment = before * kept + now * (moment + (peak - top) * total)
-        self.total = before * self.total + now * total
-        self.peak = top
-        return before, now
+    @staticmethod
+    def concatenate(parts: Sequence[RowSums]) -> RowSums:
+        """Join the sums of consecutive blocks of rows; at least one."""
+        moments = [part.moment for part in parts if part.moment is not None]
+        return RowSums(
+            torch.cat([part.reference for part in parts]),
+            torch.cat([part.total for part in parts]),
+            torch.cat(moments) if moments else None,
+            torch.cat([part.label for part in parts]),
+        )
+
+    def merge(self, other: RowSums) -> None:
+        """Fold in the sums of the same rows over other columns."""
+        top = torch.maximum(self.reference, other.reference)
+        for sums in (self, other):
+            sums.move_to(top)
+        self.total = self.total + other.total
+        if self.moment is not None and other.moment is not None:
+            self.moment = self.moment + other.moment
+        self.label = torch.where(self.label.isnan(), other.label, self.label)
+
+    def raise_to(self, peak: Tensor) -> Tensor:
+        """Move the references up to a tile's peaks; return the factors ``[R]`` on what was before.
+
+        The factors are powers of two, and 1 where the reference stays.
+        """
+        old = self.reference
+        return self.move_to(torch.where(peak > old + SLACK, peak.floor(), old))
+
+    def move_to(self, reference: Tensor) -> Tensor:
+        """Make the sums relative to references that are not lower; return the factors on them."""
+        old, self.reference = self.reference, reference
+        factor = torch.exp2(old - self.reference)
+        if self.moment is not None:
+            self.moment = factor * (self.moment + (old - self.reference) * self.total)
+        self.total = factor * self.total
+        return factor
 
     def scores(self) -> RowScores:
         """Close the sums once every column was seen."""
-        others = self.peak + self.total.log2()
+        others = self.reference + self.total.log2()
         gap = (others - self.label) * LN_2
         logps = -torch.logaddexp(torch.zeros_like(gap), gap)
         log_z = torch.maximum(others, self.label) + torch.log1p((-gap.abs()).exp()) * LOG2_E
         entropies = None
         if self.moment is not None:
-            spread = self.total * (log_z - self.peak) - self.moment
-            rest = torch.exp2(self.peak - log_z) * spread * LN_2
+            spread = self.total * (log_z - self.reference) - self.moment
+            rest = torch.exp2(self.reference - log_z) * spread * LN_2
             chosen = logps.exp()
             entropies = rest + torch.where(chosen > 0, -chosen * logps, 0.0)
         return RowScores(logps, log_z, self.label, entropies)
@@ -131,9 +180,9 @@ class RowScores:
         return RowScores(self.logps[rows], self.log_z[rows], self.label[rows], entropies)
 
 
-def _lowest(like: Tensor) -> float:
-    # Half of the range: differences of two such values stay finite.
-    return torch.finfo(like.dtype).min / 2
+def lowest(dtype: torch.dtype) -> float:
+    """Return half of the smallest number: differences of two such values stay finite."""
+    return torch.finfo(dtype).min / 2
 
 
 def labels_inside(targets: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
@@ -158,75 +207,145 @@ def label_slope(scores: RowScores, block: RowBlock) -> Tensor:
     return _slope(scores.label, block.outer[:, 0])
 
 
+def label_logits(product: Tensor, block: RowBlock, bias: Tensor | None) -> Tensor:
+    """Return the labels' logits ``[R]`` from their products with the hidden rows, ``[R]``.
+
+    ``block`` must not be folded; ``bias`` is ``[R]``, that of each label.
+    """
+    column = (product if bias is None else product + bias)[:, None]
+    return _cap(column * block.inner, block.outer)[:, 0]
+
+
 def fold_tile(
-    product: Tensor, weights: Tensor, block: RowBlock, start: int, sums: RowSums, slope: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    product: Tensor,
+    weights: Tensor,
+    block: RowBlock,
+    bias: Tensor | None,
+    start: int,
+    sums: RowSums,
+    keep: bool,
+) -> Tensor:
     """Turn one tile of products into softmax weights and fold their sums into ``sums``.
 
     Args:
-        product: ``[R, C]``, the folded products; overwritten.
-        weights: ``[R, C]``, receives ``2 ** (z - peak)`` with the tile's own peak, zero at the
-            labels; may be ``product``'s memory unless an entropy is asked for.
+        product: ``[R, C]``, products with the block's hidden rows; overwritten.
+        weights: ``[R, C]``, receives ``2 ** (z - reference)``, zero at the labels; may be
+            ``product``'s memory unless an entropy is asked for.
         block: the rows.
+        bias: ``[C]`` or ``None``.
         start: first column of the tile in the vocabulary.
         sums: running statistics, updated.
-        slope: multiply ``weights`` by the slope of the softcap, as a gradient needs it.
+        keep: whether the weights are wanted, times the slope of the softcap as a gradient needs it.
 
     Returns:
-        ``(peak, before, now)``, each ``[R]``: the tile's own peak, and the factors that bring the
-        earlier tiles and this one to the new common peak.
+        ``[R]``, the factors that bring earlier tiles' weights to the new references.
 
     """
-    logits = _cap(product, block.outer)
+    if _on_device(product):
+        factor: Tensor = _device().fold_tile(product, weights, block, bias, start, sums, keep)
+        return factor
+    logits = _cap(block.fold(product, bias), block.outer)
     rows, local = labels_inside(block.targets, start, logits.shape[1])
     sums.label[rows] = logits[rows, local]
     logits[rows, local] = -torch.inf
-    peak = logits.amax(1).clamp_(min=_lowest(logits))
-    tangent = _slope(logits, block.outer) if slope and block.outer is not None else None
-    logits.sub_(peak[:, None])
+    factor = sums.raise_to(logits.amax(1))
+    tangent = _slope(logits, block.outer) if keep and block.outer is not None else None
+    logits.sub_(sums.reference[:, None])
     torch.exp2(logits, out=weights)
-    total = weights.sum(1)
-    moment = None
+    sums.total += weights.sum(1)
     if sums.moment is not None:
-        moment = torch.mul(weights, logits.clamp_(min=_lowest(logits)), out=logits).sum(1)
-    before, now = sums.merge(peak, total, moment)
+        sums.moment += logits.clamp_(min=lowest(logits.dtype)).mul_(weights).sum(1)
     if tangent is not None:
         weights.mul_(tangent)
         weights[rows, local] = 0
-    return peak, before, now
+    return factor
+
+
+class RowCoefficients(NamedTuple):
+    """What the gradient of ``R`` rows is made of, each ``[R]`` in the compute dtype.
+
+    The gradient by the product of column ``j`` with the block's hidden row, folded or not, is
+    ``p_j (level + tilt log2(p_j))``, but ``label`` at the label, both times the slope of the softcap.
+    """
+
+    log_z: Tensor
+    level: Tensor
+    tilt: Tensor | None
+    label: Tensor
+
+    @staticmethod
+    def of(block: RowBlock, scores: RowScores, upstream: Upstream) -> RowCoefficients:
+        """Combine ``d logp / dz_j = [j = label] - p_j``, ``d entropy / dz_j = -p_j (log p_j + E)``.
+
+        ``scores.entropies`` must be there if the upstream has them.
+        """
+        slope = (block.slope if block.folded else block.slope * block.inner)[:, 0]
+        grad = upstream.logps * slope
+        label = -torch.expm1(scores.logps) * grad
+        if upstream.entropies is None or scores.entropies is None:
+            return RowCoefficients(scores.log_z, -grad, None, label)
+        by_entropy = upstream.entropies * slope
+        chosen, spread = scores.logps.exp(), scores.logps + scores.entropies
+        label = label - by_entropy * torch.where(chosen > 0, chosen * spread, 0.0)
+        level = -(grad + by_entropy * scores.entropies)
+        return RowCoefficients(scores.log_z, level, -LN_2 * by_entropy, label)
+
+    def select(self, rows: slice) -> RowCoefficients:
+        """Return a range of the rows."""
+        tilt = None if self.tilt is None else self.tilt[rows]
+        return RowCoefficients(self.log_z[rows], self.level[rows], tilt, self.label[rows])
 
 
 def gradient_tile(
-    product: Tensor, block: RowBlock, start: int, scores: RowScores, upstream: Upstream
+    product: Tensor,
+    out: Tensor,
+    block: RowBlock,
+    bias: Tensor | None,
+    start: int,
+    coefficients: RowCoefficients,
 ) -> Tensor:
-    """Overwrite one tile of products with the gradient by these products.
-
-    ``d logp / dz_j = [j = label] - p_j`` and ``d entropy / dz_j = -p_j (log p_j + entropy)``.
+    """Write the gradient by one tile of products into ``out`` and return it.
 
     Args:
-        product: ``[R, C]``, the folded products; overwritten and returned.
+        product: ``[R, C]``, products with the block's hidden rows; overwritten.
+        out: ``[R, C]``, may be ``product``'s memory; receives the gradient.
         block: the rows.
+        bias: ``[C]`` or ``None``.
         start: first column of the tile in the vocabulary.
-        scores: the rows' results; ``entropies`` must be there if the upstream has them.
-        upstream: gradients by the rows' log-probabilities and entropies.
+        coefficients: of these rows.
 
     """
-    logits = _cap(product, block.outer)
+    if _on_device(product):
+        _device().gradient_tile(product, out, block, bias, start, coefficients)
+        return out
+    logits = _cap(block.fold(product, bias), block.outer)
     rows, local = labels_inside(block.targets, start, logits.shape[1])
     tangent = None if block.outer is None else _slope(logits, block.outer)
-    logits.sub_(scores.log_z[:, None])
-    slope, logps = block.slope[:, 0], scores.logps[rows]
-    grad = upstream.logps * slope
-    at_label = -torch.expm1(logps) * grad[rows]
-    if upstream.entropies is None or scores.entropies is None:
-        logits.exp2_().mul_(-grad[:, None])
+    logits.sub_(coefficients.log_z[:, None])
+    if coefficients.tilt is None:
+        logits.exp2_().mul_(coefficients.level[:, None])
     else:
-        by_entropy = upstream.entropies * slope
-        level = -(grad + by_entropy * scores.entropies)
         share = torch.exp2(logits)
-        logits.clamp_(min=_lowest(logits)).mul_(-LN_2 * by_entropy[:, None])
-        logits.add_(level[:, None]).mul_(share)
-        chosen, spread = logps.exp(), logps + scores.entropies[rows]
-        at_label -= by_entropy[rows] * torch.where(chosen > 0, chosen * spread, 0.0)
-    logits[rows, local] = at_label
-    return logits if tangent is None else logits.mul_(tangent)
+        logits.clamp_(min=lowest(logits.dtype)).mul_(coefficients.tilt[:, None])
+        logits.add_(coefficients.level[:, None]).mul_(share)
+    logits[rows, local] = coefficients.label[rows]
+    if tangent is not None:
+        logits.mul_(tangent)
+    return logits if logits.data_ptr() == out.data_ptr() else out.copy_(logits)
+
+
+def scale_rows(values: Tensor, factor: Tensor) -> None:
+    """Multiply the rows of ``values`` ``[R, C]`` by ``factor`` ``[R]``, in place; often all are 1."""
+    if _on_device(values):
+        _device().scale_rows(values, factor)
+    elif bool((factor != 1).any()):
+        values.mul_(factor[:, None])
+
+
+def _on_device(values: Tensor) -> bool:
+    return values.is_cuda and find_spec("triton") is not None
+
+
+def _device() -> Any:
+    # Only here, and only with tensors on a GPU: importing Triton takes a second.
+    return import_module("grpoenv_kernels.triton_tile")

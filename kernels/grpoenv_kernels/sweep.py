@@ -4,11 +4,13 @@ With ``U = 2 n H V`` a loss and the hidden gradient cannot cost less than ``2U``
 the weight gradient. That bound is met where the loss is a sum of one term for each row: the term's
 derivative is known as soon as the row is scored, so nothing is computed twice.
 
-* Trainable head: blocks of rows keep their softmax weights ``[R, V]`` from scoring to gradients.
-* Frozen head with a large vocabulary: the probability-weighted sum of weight rows is carried along
-  the tiles like the values of flash attention (Dao et al., arXiv 2205.14135, with ``K = V = W``),
-  and no ``[R, V]`` exists.
-* Neither fits the budget: two phases, ``linear_logprob`` and its backward, for ``U`` more.
+* Stored: blocks of rows keep their softmax weights ``[R, V]`` from scoring to gradients.
+* Streamed: the probability-weighted sum of weight rows is carried along the tiles like the values
+  of flash attention (Dao et al., arXiv 2205.14135, with ``K = V = W``), and no ``[R, V]`` exists.
+  A frozen head needs no more; for a trainable one the backward pass computes the logits again, for
+  ``U`` more. So it is where a budget is small, and where sums over several blocks would need a
+  float32 copy of the weight gradient or be rounded block by block.
+* Native: stored, in bfloat16 products on a CPU that has them (:mod:`grpoenv_kernels.native`).
 """
 
 from __future__ import annotations
@@ -20,20 +22,26 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from grpoenv_kernels.head import Gradients, Head, HeadOptions
-from grpoenv_kernels.logprob import check_shapes, linear_logprob, scored_rows, spread_rows
-from grpoenv_kernels.softmax_tile import RowScores
+from grpoenv_kernels.adapter import LoraAdapter, widen
+from grpoenv_kernels.head import Gradients, Head, HeadOptions, Needs
+from grpoenv_kernels.local_objective import Objective, Swept
+from grpoenv_kernels.logprob import check_shapes, scored_rows, spread_rows
+from grpoenv_kernels.native import is_native, sweep_native, weight_gradients
+from grpoenv_kernels.passes import differentiate
+from grpoenv_kernels.sharded import gather_sharded
+from grpoenv_kernels.softmax_tile import Upstream
 from grpoenv_kernels.stored import sweep_stored
 from grpoenv_kernels.streamed import sweep_streamed
-from grpoenv_kernels.tiles import DEFAULT_BUDGET_BYTES, MIN_STORED_ROWS, TilePlan
+from grpoenv_kernels.tiles import DEFAULT_BUDGET_BYTES, MIN_STORED_ROWS
 
 __all__ = ["Objective", "SweepResult", "linear_objective"]
-
-Objective = Callable[[Tensor, Tensor], Tensor]
 
 # A frozen head runs as fast streamed as stored from this many rows on; stored blocks then have the
 # advantage that rows without a coefficient skip their second product.
 _FULL_RATE_ROWS = 512
+
+# With fewer rows in a block, bfloat16 products are no faster than float32 ones in larger blocks.
+_LEAST_NATIVE_ROWS = 16
 
 
 class SweepResult(NamedTuple):
@@ -56,6 +64,17 @@ class _Plan(NamedTuple):
     objective: Objective
     entropy: bool
     budget: int
+    graded: bool
+
+    def head(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        adapter: Tensor | None,
+        targets: Tensor,
+    ) -> Head:
+        return Head(hidden, weight, bias, adapter, targets, self.options, self.budget)
 
 
 class _LinearObjective(torch.autograd.Function):
@@ -65,73 +84,87 @@ class _LinearObjective(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        adapter: Tensor | None,
         targets: Tensor,
         plan: _Plan,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         ctx.set_materialize_grads(False)
-        head, rows = Head(hidden, weight, bias, targets, plan.options), scored_rows(targets)
-        loss, scores, ctx.found = _sweep(head, rows, plan, ctx.needs_input_grad[:3])
-        ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.plan = plan
-        logps = spread_rows(scores.logps, rows, len(targets))
-        if scores.entropies is None:
+        head, rows = plan.head(hidden, weight, bias, adapter, targets), scored_rows(targets)
+        found = _sweep(head, rows, plan, ctx.needs_input_grad[:4] if plan.graded else _NOTHING)
+        ctx.save_for_backward(hidden, weight, bias, adapter, targets)
+        ctx.plan, ctx.found = plan, found
+        logps = spread_rows(found.scores.logps, rows, len(targets))
+        if found.scores.entropies is None:
             ctx.mark_non_differentiable(logps)
-            return loss, logps, None
-        entropies = spread_rows(scores.entropies, rows, len(targets))
+            return found.loss.clone(), logps.clone(), None
+        entropies = spread_rows(found.scores.entropies, rows, len(targets))
         ctx.mark_non_differentiable(logps, entropies)
-        return loss, logps, entropies
+        return found.loss.clone(), logps.clone(), entropies.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets = ctx.saved_tensors
+        hidden, weight, bias, adapter, targets = ctx.saved_tensors
         if upstream is None:
-            return (None,) * 5
-        rows = scored_rows(targets)
+            return (None,) * 6
+        rows, needs = scored_rows(targets), ctx.needs_input_grad[:4]
+        head = ctx.plan.head(hidden, weight, bias, adapter, targets)
         found, ctx.found = ctx.found, None
         if found is None:  # the buffers went out with an earlier backward of a retained graph
-            head = Head(hidden, weight, bias, targets, ctx.plan.options)
-            found = _sweep(head, rows, ctx.plan, ctx.needs_input_grad[:3])[2]
-        by_hidden, by_weight, by_bias = (
-            None if grad is None else grad.mul_(upstream.to(grad.dtype)) for grad in found
+            found = _sweep(head, rows, ctx.plan, needs)
+        by_hidden, by_weight, by_bias, by_adapter = (
+            None if grad is None else grad.mul_(upstream.to(grad.dtype)) for grad in found.gradients
         )
         if by_hidden is not None:
             by_hidden = spread_rows(by_hidden.to(hidden.dtype), rows, len(targets))
+        if any(needs[1:]) and by_weight is None and by_bias is None and by_adapter is None:
+            again = _recompute(head, rows, found, upstream, needs)
+            by_weight, by_bias, by_adapter = again.weight, again.bias, again.adapter
         if by_bias is not None and bias is not None:
             by_bias = by_bias.to(bias.dtype)
-        return by_hidden, by_weight, by_bias, None, None
+        return by_hidden, by_weight, by_bias, by_adapter, None, None
 
 
-def _sweep(
-    head: Head, rows: Tensor, plan: _Plan, needs: tuple[bool, bool, bool]
-) -> tuple[Tensor, RowScores, Gradients]:
-    run = sweep_streamed if _streams(head, len(rows), plan.budget, needs) else sweep_stored
+_NOTHING = (False, False, False, False)
+
+
+def _sweep(head: Head, rows: Tensor, plan: _Plan, needs: Needs) -> Swept:
+    run = sweep_stored if _stores(head, len(rows), needs) else sweep_streamed
+    if any(needs) and _runs_native(head, len(rows)):
+        run = sweep_native
     with torch.autocast(head.hidden.device.type, enabled=False):
-        return run(head, rows, plan.objective, plan.entropy, needs, plan.budget)
+        return run(head, rows, plan.objective, plan.entropy, needs)
 
 
-def _streams(head: Head, rows: int, budget: int, needs: tuple[bool, bool, bool]) -> bool:
-    stored = TilePlan.stored(rows, head.shape, head.dtype.itemsize, budget).rows
-    return not (needs[1] or needs[2]) and stored < min(rows, _FULL_RATE_ROWS)
+def _recompute(head: Head, rows: Tensor, found: Swept, upstream: Tensor, needs: Needs) -> Gradients:
+    live = found.by_logps.nonzero()[:, 0]
+    by_logps = found.by_logps[live] * upstream.to(found.by_logps.dtype)
+    take = weight_gradients if _runs_native(head, len(rows)) else differentiate
+    with torch.autocast(head.hidden.device.type, enabled=False):
+        return take(
+            head,
+            rows[live],
+            found.scores.select(live),
+            Upstream(by_logps, None),
+            (False, *needs[1:]),
+        )
 
 
-def _sweeps_once(head: Head, rows: int, budget: int, needs: tuple[bool, bool, bool]) -> bool:
-    """Whether one sweep can hold what it needs; otherwise the logits are computed twice."""
-    if not (needs[1] or needs[2]):
-        return needs[0]
-    stored = TilePlan.stored(rows, head.shape, head.dtype.itemsize, budget).rows
-    if needs[1] and head.weight.dtype == torch.float16:
+def _runs_native(head: Head, rows: int) -> bool:
+    return is_native(head) and head.stored_plan(rows).rows >= min(rows, _LEAST_NATIVE_ROWS)
+
+
+def _stores(head: Head, rows: int, needs: Needs) -> bool:
+    stored, (_, weight, _, adapter) = head.stored_plan(rows).rows, needs
+    if not any(needs):
+        return False
+    if not any(needs[1:]):
+        return stored >= min(rows, _FULL_RATE_ROWS)
+    if (weight or adapter) and head.weight.dtype == torch.float16:
         return False  # its range cannot hold a gradient that a loss scaler has not yet scaled
-    if needs[1] and head.weight.dtype != head.dtype:
+    if (weight or adapter) and head.weight.dtype != head.dtype:
         return stored >= rows  # a second block would need a second weight gradient, in float32
     return stored >= min(rows, MIN_STORED_ROWS)
-
-
-def _apply(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, plan: _Plan
-) -> SweepResult:
-    apply: Callable[..., tuple[Tensor, Tensor, Tensor | None]] = _LinearObjective.apply
-    return SweepResult(*apply(hidden, weight, bias, targets, plan))
 
 
 def linear_objective(
@@ -141,6 +174,7 @@ def linear_objective(
     objective: Objective,
     *,
     bias: Tensor | None = None,
+    lora: LoraAdapter | None = None,
     temperature: float | Tensor = 1.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
@@ -158,42 +192,41 @@ def linear_objective(
             depend on its own log-probability only, differentiably. It is called once for each
             block, in any partition of the rows.
         bias: ``[V]`` or ``None``.
+        lora: an adapter on the weight, or ``None``.
         temperature: a positive number or a tensor ``[N]``.
         softcap: cap of the logits, or ``None``.
         logit_scale: factor on the logits before the cap.
         entropy: return the entropies as well (no gradient).
-        budget_bytes: working memory for tiles and stored softmax weights.
+        budget_bytes: working memory for tiles and stored softmax weights, 0 for the device's own.
 
     Raises:
         ValueError: as :func:`grpoenv_kernels.linear_logprob`, and an objective that does not
             return one term for each row.
 
     The upstream gradient scales the result exactly, once. A row whose derivative is zero takes no
-    part in the gradient products, except in the streamed sweep of a frozen head.
+    part in the gradient products, except in the streamed sweep's hidden gradient. Deterministic, as
+    ``linear_logprob`` is. An operator cannot take a function, so this is none: ``torch.compile``
+    breaks its graph here and goes on behind.
 
     """
-    check_shapes(hidden, weight, targets, bias)
-    targets, options = targets.long(), HeadOptions(temperature, softcap, logit_scale)
-    graded = torch.is_grad_enabled()
-    needs = (
-        graded and hidden.requires_grad,
-        graded and weight.requires_grad,
-        graded and bias is not None and bias.requires_grad,
-    )
-    head, rows = Head(hidden, weight, bias, targets, options), scored_rows(targets)
-    if _sweeps_once(head, len(rows), budget_bytes, needs):
-        plan = _Plan(options, objective, entropy, budget_bytes)
-        return _apply(hidden, weight, bias, targets, plan)
-    scores = linear_logprob(
-        hidden,
-        weight,
-        targets,
-        bias=bias,
-        temperature=temperature,
-        softcap=softcap,
-        logit_scale=logit_scale,
-        entropy=entropy,
-        budget_bytes=budget_bytes,
-    )
-    entropies = None if scores.entropies is None else scores.entropies.detach()
-    return SweepResult(objective(scores.logps[rows], rows).sum(), scores.logps.detach(), entropies)
+    options = HeadOptions(temperature, softcap, logit_scale)
+    plan = _Plan(options, objective, entropy, budget_bytes, torch.is_grad_enabled())
+    run, weight = _apply, gather_sharded(weight)
+    if torch.compiler.is_compiling():
+        run = torch.compiler.disable(_apply)  # type: ignore[no-untyped-call]
+    if lora is None:
+        return run(hidden, weight, bias, None, targets, plan)
+    return run(widen(hidden, weight, lora), weight, bias, lora.up, targets, plan)
+
+
+def _apply(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    adapter: Tensor | None,
+    targets: Tensor,
+    plan: _Plan,
+) -> SweepResult:
+    check_shapes(hidden, weight, targets, bias, adapter)
+    apply: Callable[..., tuple[Tensor, Tensor, Tensor | None]] = _LinearObjective.apply
+    return SweepResult(*apply(hidden, weight, bias, adapter, targets.long(), plan))

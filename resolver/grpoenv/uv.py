@@ -125,9 +125,9 @@ def _follow(
     if watchdog:
         watchdog.daemon = True
         watchdog.start()
-    with suppress(BrokenPipeError):  # uv has ended already: it says why on its own
-        with process.stdin:
-            process.stdin.write(input_text)
+    # A broken pipe means that uv has ended already: it says why on its own.
+    with suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(input_text)
     messages = []
     for line in process.stderr:
         message = redacted(_ANSI.sub("", line.rstrip()))

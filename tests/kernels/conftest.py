@@ -52,7 +52,10 @@ def make_problem() -> Callable[..., HeadProblem]:
 
 @pytest.fixture
 def plain_scores() -> Callable[..., tuple[Tensor, Tensor]]:
-    """Log-probabilities and entropies from full logits, in the dtype of the tensors given."""
+    """Log-probabilities and entropies from full logits, in the dtype of the tensors given.
+
+    With ``wide``, the logits are of that dtype and all that follows is float32.
+    """
 
     def scores(
         hidden: Tensor,
@@ -63,9 +66,11 @@ def plain_scores() -> Callable[..., tuple[Tensor, Tensor]]:
         temperature: float | Tensor = 1.0,
         softcap: float | None = None,
         logit_scale: float = 1.0,
+        wide: bool = False,
     ) -> tuple[Tensor, Tensor]:
         logits = hidden @ weight.t()
-        logits = (logits if bias is None else logits + bias) * logit_scale
+        logits = logits if bias is None else logits + bias
+        logits = (logits.float() if wide else logits) * logit_scale
         if softcap is not None:
             logits = softcap * torch.tanh(logits / softcap)
         if isinstance(temperature, Tensor):

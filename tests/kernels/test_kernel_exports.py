@@ -5,9 +5,11 @@ import grpoenv_kernels
 
 def test_the_public_names_are_these_and_exist():
     assert grpoenv_kernels.__all__ == [
+        "LoraAdapter",
         "SweepResult",
         "TokenScores",
         "linear_logprob",
         "linear_objective",
+        "parallel_linear_logprob",
     ]
     assert all(hasattr(grpoenv_kernels, name) for name in grpoenv_kernels.__all__)

@@ -1,0 +1,391 @@
+"""Time, memory and errors of fused heads, forward and backward, beside the floor.
+
+    python benchmarks/losses.py                      # what a CPU can take
+    python benchmarks/losses.py --device cuda --sizes 16384x4096x128256 --dtypes bfloat16
+    python benchmarks/losses.py --plot results.json  # a picture of an earlier run
+
+Every contender runs in a process of its own; timed runs go round, so that a busy moment hits all.
+A contender whose package is absent or that fails is listed with the reason. Times are CPU times on
+a CPU (one thread unless ``--threads`` says otherwise). The floor is what the products of the tokens
+that count take at the best rate measured in the same run: 2 products with a frozen head, 3 with a
+trainable one. Memory is the peak above the start, less the gradients that are asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from contenders import CONTENDERS, Batch
+from torch import Tensor
+
+from grpoenv_kernels.measure import Timing, clock, matmul_rate
+
+PACKAGES = ["torch", "triton", "trl", "unsloth_zoo", "liger-kernel", "cut-cross-entropy"]
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """One workload: ``N x H x V``, dtype, frozen or not, dense or a GRPO batch."""
+
+    rows: int
+    width: int
+    vocabulary: int
+    dtype: str
+    frozen: bool
+    workload: str
+    device: str
+
+    @property
+    def name(self) -> str:
+        """The case in words."""
+        head = "frozen" if self.frozen else "trainable"
+        sizes = f"{self.rows}x{self.width}x{self.vocabulary}"
+        return f"{self.workload} {sizes} {self.dtype} {head}"
+
+
+def make_inputs(case: Case) -> dict[str, Tensor]:
+    """Draw hidden states, weight and a batch of 8 completions in groups of 2."""
+    generator = torch.Generator().manual_seed(5)
+    shape, dtype = (8, case.rows // 8), getattr(torch, case.dtype)
+    hidden = torch.randn(*shape, case.width, generator=generator)
+    weight = torch.randn(case.vocabulary, case.width, generator=generator) / case.width**0.5
+    hidden, weight = hidden.to(dtype), (2 * weight).to(dtype)
+    ids = torch.randint(0, case.vocabulary, shape, generator=generator)
+    advantages = torch.randn(8, generator=generator)
+    mask, shift = torch.ones(shape, dtype=torch.long), torch.zeros(shape)
+    if case.workload == "grpo":
+        # Skewed lengths with 40 % padding; 30 % of groups (one of four, and half of a second's
+        # completions are short) have no advantage; 10 % of tokens are clipped.
+        lengths = torch.tensor([1.0, 0.95, 0.9, 0.7, 0.5, 0.35, 0.25, 0.15]) * shape[1]
+        mask = (torch.arange(shape[1])[None] < lengths[:, None]).long()
+        advantages[[2, 3]] = 0.0
+        clipped = torch.rand(shape, generator=generator) < 0.1
+        shift = 0.5 * clipped * advantages.sign()[:, None]
+    old = log_probabilities(hidden, weight, ids) - shift
+    return {
+        "hidden": hidden, "weight": weight, "ids": ids, "mask": mask,
+        "advantages": advantages, "old": old,
+    }  # fmt: skip
+
+
+def batch_of(inputs: dict[str, Tensor]) -> Batch:
+    """The batch among the inputs."""
+    return Batch(inputs["ids"], inputs["mask"], inputs["advantages"], inputs["old"])
+
+
+def reference(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Loss and gradients in float64, by the closed form, a few rows at a time."""
+    batch, weight = batch_of(inputs), inputs["weight"].double()
+    hidden, ids = inputs["hidden"].flatten(0, 1), inputs["ids"].reshape(-1)
+    pieces = torch.arange(len(ids), device=ids.device).split(128)
+    by_hidden = torch.zeros(hidden.shape, device=ids.device)
+    by_weight = torch.zeros_like(weight)
+    loss = weight.new_zeros(())
+    for rows in pieces:
+        logp = torch.log_softmax(hidden[rows].double() @ weight.t(), -1)
+        chosen = logp.gather(1, ids[rows, None])[:, 0].requires_grad_()
+        valid = inputs["mask"].reshape(-1)[rows]
+        part = (batch.terms(chosen, rows) * valid).sum()
+        (grad,) = torch.autograd.grad(part, chosen)
+        loss += part.detach()
+        by_logits = logp.exp_().mul_(-grad[:, None])
+        by_logits[torch.arange(len(rows)), ids[rows]] += grad
+        by_hidden[rows] = (by_logits @ weight).float()
+        by_weight.addmm_(by_logits.t(), hidden[rows].double())
+    return {
+        "loss": loss,
+        "hidden": by_hidden.view_as(inputs["hidden"]),
+        "weight": by_weight.float(),
+    }
+
+
+def counted_rows(inputs: dict[str, Tensor]) -> tuple[int, int]:
+    """Rows that need a score, and of these the rows that need gradients as well."""
+    scored = inputs["mask"].bool() & (inputs["advantages"][:, None] != 0)
+    return int(scored.sum()), int((scored & ~_clipped(inputs)).sum())
+
+
+def _clipped(inputs: dict[str, Tensor]) -> Tensor:
+    logps = log_probabilities(inputs["hidden"], inputs["weight"], inputs["ids"])
+    return (logps - inputs["old"]) * inputs["advantages"].sign()[:, None] > 0.3
+
+
+def log_probabilities(hidden: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
+    """Log-probabilities of ``ids`` ``[B, T]`` in float32, a few rows at a time."""
+    chosen = (hidden.float() * weight[ids].float()).sum(-1)
+    head, parts = weight.float().t(), hidden.flatten(0, 1).split(256)
+    normaliser = torch.cat([(part.float() @ head).logsumexp(-1) for part in parts])
+    return chosen - normaliser.view(ids.shape)
+
+
+# --- one contender, in its own process ---------------------------------------------------------
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the highest point since :func:`reset_peak`."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return _status("VmHWM")
+
+
+def reset_peak(device: torch.device) -> int:
+    """Forget the highest point and return the bytes in use."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def serve(name: str, folder: Path, case: Case, threads: int) -> None:
+    """Run the contender once for every line of standard input and print what came of it."""
+    torch.set_num_threads(threads)
+    device = torch.device(case.device)
+    inputs = {key: value.to(device) for key, value in torch.load(folder / "inputs.pt").items()}
+    best = torch.load(folder / "reference.pt", mmap=True)
+    hidden = inputs["hidden"].requires_grad_()
+    weight = inputs["weight"].requires_grad_(not case.frozen)
+    leaves = [hidden] if case.frozen else [hidden, weight]
+    loss = CONTENDERS[name](batch_of(inputs))
+    for _ in sys.stdin:
+        before, start = reset_peak(device), clock(device)
+        value = loss(hidden, weight)
+        grads = torch.autograd.grad(value, leaves)
+        seconds = clock(device) - start
+        outputs = sum(grad.nbytes for grad in grads)
+        found = {"seconds": seconds, "beyond": max(peak_memory(device) - before - outputs, 0)}
+        found["loss_error"] = error(value.detach(), best["loss"])
+        for key, grad in zip(("hidden", "weight"), grads, strict=False):
+            found[f"{key}_error"] = error(grad, best[key])
+        del value, grads
+        print(json.dumps(found), flush=True)
+
+
+def error(found: Tensor, best: Tensor) -> float:
+    """Relative error in the 2-norm, a slice at a time."""
+    if not found.dim():
+        return abs(float(found) - float(best)) / abs(float(best))
+    pairs = zip(found.flatten(0, -2).split(4096), best.flatten(0, -2).split(4096), strict=True)
+    sums = [
+        ((mine.cpu().double() - other.double()).square().sum(), other.double().square().sum())
+        for mine, other in pairs
+    ]
+    return float((sum(one for one, _ in sums) / sum(two for _, two in sums)) ** 0.5)
+
+
+class Contender:
+    """A contender's process, and its runs so far."""
+
+    def __init__(self, name: str, folder: Path, case: Case, threads: int) -> None:
+        self.name, self.runs, self.failure = name, list[dict[str, float]](), ""
+        self.log = (folder / f"{name}.log").open("w+")
+        command = [sys.executable, __file__, "--serve", name, "--folder", str(folder)]
+        command += ["--case", json.dumps(vars(case)), "--threads", str(threads)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
+            cwd=folder,
+        )  # fmt: skip
+
+    def run(self) -> None:
+        """Run once, unless it has failed before."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        if self.failure:
+            return
+        try:
+            print("run", file=self.process.stdin, flush=True)
+            line = next((each for each in self.process.stdout if each.startswith("{")), "")
+        except BrokenPipeError:
+            line = ""
+        if line:
+            self.runs.append(json.loads(line))
+        else:
+            self.process.wait()
+            self.log.seek(0)
+            self.failure = (self.log.read().strip().splitlines() or ["no reason given"])[-1][:200]
+
+    def result(self, floor: float) -> dict[str, Any]:
+        """Summarise; the first run was a warm-up."""
+        self.process.kill()
+        self.process.wait()
+        timed = self.runs[1:]
+        if self.failure or not timed:
+            return {"contender": self.name, "skipped": self.failure}
+        timing = Timing.of([run["seconds"] for run in timed])
+        errors = {key: timed[-1][key] for key in timed[-1] if key.endswith("error")}
+        return {
+            "contender": self.name,
+            "seconds": timing.median,
+            "least": timing.least,
+            "most": timing.most,
+            "floor": timing.median / floor,
+            "beyond_mib": max(run["beyond"] for run in timed) / MIB,
+            **errors,
+        }
+
+
+# --- the comparison ----------------------------------------------------------------------------
+
+
+def compare(case: Case, names: list[str], rounds: int, threads: int) -> dict[str, Any]:
+    """Run every contender on one case."""
+    device = torch.device(case.device)
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        inputs = {key: value.to(device) for key, value in make_inputs(case).items()}
+        torch.save({key: value.cpu() for key, value in inputs.items()}, folder / "inputs.pt")
+        best = reference(inputs)
+        torch.save({key: value.cpu() for key, value in best.items()}, folder / "reference.pt")
+        scored, graded = counted_rows(inputs)
+        del best
+        flat = inputs["hidden"].flatten(0, 1)
+        rates = [matmul_rate(flat, inputs["weight"])]
+        contenders = [Contender(name, folder, case, threads) for name in names]
+        for _ in range(rounds + 1):
+            for contender in contenders:
+                contender.run()
+            rates.append(matmul_rate(flat, inputs["weight"], repeats=2))
+        unit = 2 * case.width * case.vocabulary / max(rates)
+        floor = unit * (scored + (1 if case.frozen else 2) * graded)
+        return {
+            "case": vars(case),
+            "matmul_tflops": max(rates) / 1e12,
+            "floor_seconds": floor,
+            "rows": {"scored": scored, "graded": graded},
+            "results": [contender.result(floor) for contender in contenders],
+        }
+
+
+def machine(threads: int, device: str) -> dict[str, Any]:
+    """What the figures depend on."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "absent"
+    found: dict[str, Any] = {"python": platform.python_version(), "versions": versions}
+    if device == "cuda":
+        driver = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+        return {"gpu": torch.cuda.get_device_name(), "driver": driver.stdout.strip(), **found}
+    model = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return {"cpu": model[0].split(":")[1].strip() if model else "?", "threads": threads, **found}
+
+
+def show(outcome: dict[str, Any]) -> None:
+    """Print one case as a table."""
+    case = Case(**outcome["case"])
+    print(f"\n{case.name}: {outcome['rows']}, floor {1000 * outcome['floor_seconds']:.0f} ms")
+    print(f"{'':12} {'ms':>8} {'x floor':>8} {'spread':>13} {'MiB':>6}  errors: loss, dH, dW")
+    for each in outcome["results"]:
+        if "skipped" in each:
+            print(f"{each['contender']:12} skipped: {each['skipped']}")
+            continue
+        spread = f"{1000 * each['least']:.0f}-{1000 * each['most']:.0f}"
+        errors = " ".join(f"{each[key]:.1e}" for key in each if key.endswith("error"))
+        print(
+            f"{each['contender']:12} {1000 * each['seconds']:8.0f} {each['floor']:8.2f} "
+            f"{spread:>13} {each['beyond_mib']:6.0f}  {errors}"
+        )
+
+
+def plot(path: Path) -> None:
+    """Draw time over the floor and memory of every case and contender beside each other."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    outcomes = json.loads(path.read_text())["outcomes"]
+    figure, axes = pyplot.subplots(2, 1, figsize=(max(8, 1.6 * len(outcomes)), 9), sharex=True)
+    labels = [Case(**outcome["case"]).name.replace(" ", "\n") for outcome in outcomes]
+    for key, axis, title in zip(
+        ("floor", "beyond_mib"), axes, ("time over the floor", "MiB beyond outputs"), strict=True
+    ):
+        for at, name in enumerate(CONTENDERS):
+            found = [
+                next((each.get(key) for each in one["results"] if each["contender"] == name), None)
+                for one in outcomes
+            ]
+            places = [place + 0.13 * at for place in range(len(outcomes))]
+            axis.bar(places, [value or 0 for value in found], 0.12, label=name)
+        axis.set_ylabel(title)
+        axis.set_yscale("log")
+        axis.legend(ncol=len(CONTENDERS))
+    axes[1].set_xticks([place + 0.3 for place in range(len(labels))], labels, fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path.with_suffix(".png"), dpi=120)
+
+
+def main() -> None:
+    """Run, serve one contender, or plot."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--sizes", nargs="*", default=["1024x512x32768", "1024x512x151936"])
+    parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"])
+    parser.add_argument("--heads", nargs="*", default=["frozen", "trainable"])
+    parser.add_argument("--workloads", nargs="*", default=["dense", "grpo"])
+    parser.add_argument("--contenders", nargs="*", default=list(CONTENDERS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--plot", type=Path, help="draw earlier results and do nothing else")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.plot:
+        plot(options.plot)
+        return
+    if options.serve:
+        case = Case(**json.loads(options.case))
+        serve(options.serve, options.folder, case, options.threads)
+        return
+    report = {"machine": machine(options.threads, options.device), "outcomes": list[Any]()}
+    print(json.dumps(report["machine"]))
+    for case in cases(options):
+        outcome = compare(case, options.contenders, options.rounds, options.threads)
+        show(outcome)
+        report["outcomes"].append(outcome)
+        if options.json:
+            options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def cases(options: argparse.Namespace) -> list[Case]:
+    """Every combination that was asked for."""
+    return [
+        Case(*map(int, sizes.split("x")), dtype, head == "frozen", workload, options.device)
+        for sizes in options.sizes
+        for dtype in options.dtypes
+        for workload in options.workloads
+        for head in options.heads
+    ]
+
+
+if __name__ == "__main__":
+    main()
