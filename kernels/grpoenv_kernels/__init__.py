@@ -1,12 +1,12 @@
 """Fused linear log-probabilities: tensors in, tensors out; knows nothing of trainers."""
 
-from grpoenv_kernels.adapter import LoraAdapter
+from grpoenv_kernels.adapter import LowRank
 from grpoenv_kernels.logprob import TokenScores, linear_logprob
 from grpoenv_kernels.parallel import parallel_linear_logprob
 from grpoenv_kernels.sweep import SweepResult, linear_objective
 
 __all__ = [
-    "LoraAdapter",
+    "LowRank",
     "SweepResult",
     "TokenScores",
     "linear_logprob",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from grpoenv_kernels.adapter import LoraAdapter, widen
+from grpoenv_kernels.adapter import LowRank, widen
 from grpoenv_kernels.head import Head, HeadOptions, compute_dtype
 from grpoenv_kernels.passes import differentiate, score
 from grpoenv_kernels.sharded import gather_sharded
@@ -273,7 +273,7 @@ def linear_logprob(
     targets: Tensor,
     *,
     bias: Tensor | None = None,
-    lora: LoraAdapter | None = None,
+    low_rank: LowRank | None = None,
     temperature: float | Tensor = 1.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
@@ -296,7 +296,7 @@ def linear_logprob(
         targets: ``[N]`` integers below ``V``; a row with a negative one is not scored and costs
             nothing.
         bias: ``[V]`` or ``None``.
-        lora: an adapter on the weight; its tensors get gradients as well.
+        low_rank: logits to be added, such as an adapter's; its tensors get gradients as well.
         temperature: a positive number, or one for each row as a tensor ``[N]``; no gradient.
         softcap: cap ``c`` of ``f(x) = c tanh(x / c)``, ``None`` for the identity.
         logit_scale: factor on the logits before the cap.
@@ -311,10 +311,10 @@ def linear_logprob(
     """
     weight, of_rows = gather_sharded(weight), isinstance(temperature, Tensor)
     logps, entropies, _, _ = torch.ops.grpoenv.linear_logprob(
-        hidden if lora is None else widen(hidden, weight, lora),
+        hidden if low_rank is None else widen(hidden, weight, low_rank),
         weight,
         bias,
-        None if lora is None else lora.up,
+        None if low_rank is None else low_rank.up,
         targets,
         1.0 if of_rows else temperature,
         temperature if of_rows else None,

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from grpoenv_kernels.adapter import LoraAdapter, widen
+from grpoenv_kernels.adapter import LowRank, widen
 from grpoenv_kernels.head import Gradients, Head, HeadOptions, Needs
 from grpoenv_kernels.local_objective import Objective, Swept
 from grpoenv_kernels.logprob import check_shapes, scored_rows, spread_rows
@@ -174,7 +174,7 @@ def linear_objective(
     objective: Objective,
     *,
     bias: Tensor | None = None,
-    lora: LoraAdapter | None = None,
+    low_rank: LowRank | None = None,
     temperature: float | Tensor = 1.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
@@ -192,7 +192,7 @@ def linear_objective(
             depend on its own log-probability only, differentiably. It is called once for each
             block, in any partition of the rows.
         bias: ``[V]`` or ``None``.
-        lora: an adapter on the weight, or ``None``.
+        low_rank: logits to be added, such as an adapter's, or ``None``.
         temperature: a positive number or a tensor ``[N]``.
         softcap: cap of the logits, or ``None``.
         logit_scale: factor on the logits before the cap.
@@ -214,9 +214,9 @@ def linear_objective(
     run, weight = _apply, gather_sharded(weight)
     if torch.compiler.is_compiling():
         run = torch.compiler.disable(_apply)  # type: ignore[no-untyped-call]
-    if lora is None:
+    if low_rank is None:
         return run(hidden, weight, bias, None, targets, plan)
-    return run(widen(hidden, weight, lora), weight, bias, lora.up, targets, plan)
+    return run(widen(hidden, weight, low_rank), weight, bias, low_rank.up, targets, plan)
 
 
 def _apply(

@@ -11,22 +11,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from grpoenv_kernels import LowRank
+
 __all__ = ["HeadTerms", "LogitOptions", "head_terms", "logit_options", "multiplying_module"]
 
 
 class HeadTerms(NamedTuple):
-    """A head's logits are ``hidden @ weight.T + bias``.
+    """A head's logits are ``hidden @ weight.T + bias``, and with adapters their low-rank part.
 
     Attributes:
-        hidden: ``[N, H]``, or ``[N, H + r]`` with adapters.
-        weight: ``[V, H]``, or ``[V, H + r]`` with adapters.
+        weight: ``[V, H]``.
         bias: ``[V]`` or ``None``.
+        low_rank: of the hidden rows at hand, or ``None``.
 
     """
 
-    hidden: Tensor
     weight: Tensor
     bias: Tensor | None
+    low_rank: LowRank | None = None
 
 
 class LogitOptions(NamedTuple):
@@ -90,7 +92,7 @@ def _is_lora(head: Any) -> bool:
 
 
 def head_terms(head: nn.Module, hidden: Tensor) -> HeadTerms:
-    """Return the terms whose product is what ``head`` computes of ``hidden`` ``[N, H]``.
+    """Return what ``head`` multiplies ``hidden`` ``[N, H]`` with.
 
     LoRA's dropout acts on the adapters' part alone, as in PEFT. The merged weight is not formed.
 
@@ -100,12 +102,12 @@ def head_terms(head: nn.Module, hidden: Tensor) -> HeadTerms:
     """
     if not _is_lora(head):
         linear: Any = head
-        return HeadTerms(hidden, linear.weight, linear.bias)
+        return HeadTerms(linear.weight, linear.bias)
     lora: Any = head
     if lora.disable_adapters and lora.merged:
         lora.unmerge()
     base = lora.get_base_layer()
-    terms = HeadTerms(hidden, base.weight, base.bias)
+    terms = HeadTerms(base.weight, base.bias)
     if lora.disable_adapters or lora.merged:
         return terms
     for name in lora.active_adapters:
@@ -115,19 +117,18 @@ def head_terms(head: nn.Module, hidden: Tensor) -> HeadTerms:
 
 
 def _with_adapter(terms: HeadTerms, lora: Any, name: str, hidden: Tensor) -> HeadTerms:
-    """Append one adapter: ``scaling * A(dropout(h))`` beside ``h``, ``B`` beside the weight."""
-    down, up = lora.lora_A[name], lora.lora_B[name]
+    """Add one adapter: ``scaling * B A dropout(h)``."""
     if name in getattr(lora, "lora_variant", {}) or getattr(lora, "use_dora", {}).get(name):
         raise TypeError(
             f"adapter {name!r} on the output embedding is not plain LoRA (DoRA or another variant): "
             "leave the head out of its target_modules, or train without patch_trl()"
         )
-    low = down(lora.lora_dropout[name](hidden.to(down.weight.dtype))) * lora.scaling[name]
-    bias = terms.bias
+    down, up = lora.lora_A[name], lora.lora_B[name]
+    rows = down(lora.lora_dropout[name](hidden.to(down.weight.dtype))) * lora.scaling[name]
+    weight, bias = up.weight.to(terms.weight.dtype), terms.bias
+    if terms.low_rank is not None:
+        rows = torch.cat([terms.low_rank.rows, rows], 1)
+        weight = torch.cat([terms.low_rank.up, weight], 1)
     if up.bias is not None:
         bias = up.bias if bias is None else bias + up.bias
-    return HeadTerms(
-        torch.cat([terms.hidden, low.to(terms.hidden.dtype)], 1),
-        torch.cat([terms.weight, up.weight.to(terms.weight.dtype)], 1),
-        bias,
-    )
+    return HeadTerms(terms.weight, bias, LowRank(rows, weight))

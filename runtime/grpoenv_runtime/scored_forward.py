@@ -17,7 +17,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from grpoenv_kernels import TokenScores, linear_logprob
+from grpoenv_kernels import LowRank, TokenScores, linear_logprob
 from grpoenv_runtime.head_terms import LogitOptions, head_terms, logit_options, multiplying_module
 
 __all__ = ["HeadRequest", "causal_model", "score_labels"]
@@ -163,11 +163,13 @@ def _score_hidden(
     # Virtual tokens of prompt learning stand before the sequence and have no label.
     missing = max(length - labels.shape[1], 0)
     aligned = nn.functional.pad(labels, (missing, 0), value=-100)[:, -length:]
-    terms = head_terms(head, hidden.flatten(0, 1))
+    rows = hidden.flatten(0, 1)
+    terms = head_terms(head, rows)
     found = linear_logprob(
-        _as_autocast(terms.hidden),
+        _as_autocast(rows),
         _as_autocast(terms.weight),
         aligned.to(hidden.device).reshape(-1),
+        low_rank=_low_rank_as_autocast(terms.low_rank),
         bias=terms.bias,
         temperature=request.temperature,
         softcap=options.softcap,
@@ -178,6 +180,10 @@ def _score_hidden(
     if found.entropies is not None:
         columns.append(found.entropies if request.entropy_gradient else found.entropies.detach())
     return torch.stack(columns, -1).view(batch, length, -1)
+
+
+def _low_rank_as_autocast(part: LowRank | None) -> LowRank | None:
+    return None if part is None else LowRank(part.rows, _as_autocast(part.up))
 
 
 def _as_autocast(values: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import grpoenv_kernels
 
 def test_the_public_names_are_these_and_exist():
     assert grpoenv_kernels.__all__ == [
-        "LoraAdapter",
+        "LowRank",
         "SweepResult",
         "TokenScores",
         "linear_logprob",
