@@ -96,6 +96,7 @@ class Interpreter(Evaluator):
         self._imported: dict[str, list[tuple[bool, frozenset[str] | None]]] = {}
         self._called: dict[ast.AST, list[tuple[bool, frozenset[str] | None]]] = {}
         self._calls = 0
+        self._most_calls = _MAX_CALLS
         self.elements: dict[tuple[str, str], list[Value]] = {}
         self.appended: dict[tuple[str, str, str], list[tuple[Value, ast.expr, Module]]] = {}
 
@@ -114,6 +115,7 @@ class Interpreter(Evaluator):
     def follow_the_rest(self, packages: frozenset[str]) -> None:
         """Follow the functions of imported modules that nothing certainly calls."""
         self.phase, self.sure = Phase.OPTION, False
+        self._most_calls = 1  # each has its own turn
         for module in self.world.parsed:
             if module.tree.name in packages and module.name in self.world.namespaces:
                 for statement in module.body:
@@ -128,7 +130,7 @@ class Interpreter(Evaluator):
 
     def _run_module(self, name: str) -> None:
         tree = self.world.tree_of(name)
-        if tree is None or tree.name not in self.follows:
+        if tree is None or tree.name not in self.follows or self.phase is Phase.OPTION:
             return
         if not self._is_new(self._imported.setdefault(name, [])):
             return
@@ -751,7 +753,7 @@ class Interpreter(Evaluator):
 
     def follow(self, function: Function, frame: Frame | None = None) -> None:
         """Follow the body of a function, unless that was done or it is not one to follow."""
-        if function.module.tree.name not in self.follows or self._calls >= _MAX_CALLS:
+        if function.module.tree.name not in self.follows or self._calls >= self._most_calls:
             return
         if isinstance(function.node, ast.AsyncFunctionDef) or _is_generator(function.node):
             return
