@@ -95,6 +95,8 @@ class Interpreter(Evaluator):
         self._guards: list[_Guard] = []
         self._imported: dict[str, list[tuple[bool, frozenset[str] | None]]] = {}
         self._called: dict[ast.AST, list[tuple[bool, frozenset[str] | None]]] = {}
+        self._results: dict[ast.AST, Const] = {}
+        self._returned: Value | None = None
         self._calls = 0
         self._most_calls = _MAX_CALLS
         self.elements: dict[tuple[str, str], list[Value]] = {}
@@ -475,8 +477,9 @@ class Interpreter(Evaluator):
     _do_Continue = _do_Break
 
     def _do_Return(self, node: ast.Return, frame: Frame) -> _Flow:
-        if node.value is not None:
-            self.eval(node.value, frame)
+        value = Const(None) if node.value is None else self.eval(node.value, frame)
+        if self.sure:
+            self._returned = value
         return _Flow.OUT
 
     def _do_Raise(self, node: ast.Raise, frame: Frame) -> _Flow:
@@ -719,14 +722,14 @@ class Interpreter(Evaluator):
             callee = callee.of
         if isinstance(callee, Function):
             self._check_call(callee, node, frame)
-            self.follow(callee, frame)
-            return Result(callee)
+            self.follow(callee)
+            return self._results.get(callee.node, Result(callee))
         if isinstance(callee, Class):
             maker = self.find_member(callee, "__init__")
             if isinstance(maker, Function):
                 maker = Function(maker.module, maker.node, maker.owner, bound=True)
                 self._check_call(maker, node, frame, of=callee)
-                self.follow(maker, frame)
+                self.follow(maker)
             return Instance(callee)
         return UNKNOWN
 
@@ -751,7 +754,7 @@ class Interpreter(Evaluator):
         else:
             self.faults.met("call", f"{function.module.name}:{name}", frame.module)
 
-    def follow(self, function: Function, frame: Frame | None = None) -> None:
+    def follow(self, function: Function) -> None:
         """Follow the body of a function, unless that was done or it is not one to follow."""
         if function.module.tree.name not in self.follows or self._calls >= self._most_calls:
             return
@@ -759,11 +762,16 @@ class Interpreter(Evaluator):
             return
         if not self._is_new(self._called.setdefault(function.node, [])):
             return
+        before, self._returned = self._returned, None
         self._calls += 1
         try:
             self.block(function.node.body, self.frame_of(function))
+            value = self._returned
+            if isinstance(value, Const) and not isinstance(value.value, tuple):
+                self._results[function.node] = value  # whatever it is called with
         finally:
             self._calls -= 1
+            self._returned = before
 
     def frame_of(self, function: Function) -> Frame:
         """Return a frame for the body of a function, its parameters unknown."""

@@ -248,6 +248,15 @@ def test_a_condition_that_cannot_be_decided_makes_a_fault_unsure() -> None:
     assert (fault.sure, fault.caught, fault.phase) == (False, False, Phase.IMPORT)
 
 
+def test_a_function_that_certainly_returns_a_constant_decides() -> None:
+    user = (
+        "import os, sys\ndef other():\n    if os.environ or sys.platform != 'darwin':\n"
+        "        return False\n    return True\n"
+        "OTHER = other()\nif OTHER:\n    pass\nelse:\n    from unsloth_zoo import a\n"
+    )
+    assert broken(linked(user)) == ["ImportError unsloth_zoo.a"]
+
+
 def test_what_comes_after_a_possible_return_is_unsure() -> None:
     user = "def f():\n    if x:\n        return\n    from unsloth_zoo import a\nf()"
     assert not only(linked(user)).sure
