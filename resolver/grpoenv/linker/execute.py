@@ -486,7 +486,8 @@ class Interpreter(Evaluator):
         name = _exception_name(node)
         if name and any(self._catches(guard.kept, name) for guard in self._guards):
             raise _Thrown(name)
-        if name and self.sure and self.phase is Phase.IMPORT:
+        # inside a function what decides is often computed, and not followed closely enough
+        if name and self.sure and self.phase is Phase.IMPORT and _is_top(frame):
             tree = frame.module.tree
             need = Need("refusal", frame.module.name, "", frame.module, node.lineno)
             reason = f"{tree.name} {tree.version} refuses what it finds here"
