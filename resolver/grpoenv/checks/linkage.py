@@ -113,6 +113,8 @@ def _findings(environment: Environment, linkage: Linkage) -> Iterator[Finding]:
 def _key(environment: Environment, names: Iterable[NormalizedName]) -> str:
     """Return what the result hangs on but for the sources themselves."""
     digest = hashlib.sha256(f"{__version__} {sys.version_info[:2]}".encode())
+    for source in sorted(Path(__file__).parent.with_name("linker").glob("*.py")):
+        digest.update(source.read_bytes())
     interpreter = environment.probe.interpreter
     digest.update(f"{interpreter.version} {environment.probe.system}".encode())
     digest.update(f"{environment.probe.machine} {environment.complete}".encode())

@@ -31,7 +31,7 @@ from grpoenv.linker.values import (
 if TYPE_CHECKING:
     from grpoenv.linker.world import World
 
-__all__ = ["Evaluator", "Frame"]
+__all__ = ["Evaluator", "Frame", "truth_of"]
 
 _MAX_DEPTH = 60
 _AVAILABLE = re.compile(r"^_?is_(\w+?)_(?:available|installed)$")

@@ -95,7 +95,10 @@ class Interpreter(Evaluator):
         self._guards: list[_Guard] = []
         self._imported: dict[str, list[tuple[bool, frozenset[str] | None]]] = {}
         self._called: dict[ast.AST, list[tuple[bool, frozenset[str] | None]]] = {}
+        self._results: dict[ast.AST, Const] = {}
+        self._returned: Value | None = None
         self._calls = 0
+        self._most_calls = _MAX_CALLS
         self.elements: dict[tuple[str, str], list[Value]] = {}
         self.appended: dict[tuple[str, str, str], list[tuple[Value, ast.expr, Module]]] = {}
 
@@ -114,6 +117,7 @@ class Interpreter(Evaluator):
     def follow_the_rest(self, packages: frozenset[str]) -> None:
         """Follow the functions of imported modules that nothing certainly calls."""
         self.phase, self.sure = Phase.OPTION, False
+        self._most_calls = 1  # each has its own turn
         for module in self.world.parsed:
             if module.tree.name in packages and module.name in self.world.namespaces:
                 for statement in module.body:
@@ -128,7 +132,7 @@ class Interpreter(Evaluator):
 
     def _run_module(self, name: str) -> None:
         tree = self.world.tree_of(name)
-        if tree is None or tree.name not in self.follows:
+        if tree is None or tree.name not in self.follows or self.phase is Phase.OPTION:
             return
         if not self._is_new(self._imported.setdefault(name, [])):
             return
@@ -473,15 +477,17 @@ class Interpreter(Evaluator):
     _do_Continue = _do_Break
 
     def _do_Return(self, node: ast.Return, frame: Frame) -> _Flow:
-        if node.value is not None:
-            self.eval(node.value, frame)
+        value = Const(None) if node.value is None else self.eval(node.value, frame)
+        if self.sure:
+            self._returned = value
         return _Flow.OUT
 
     def _do_Raise(self, node: ast.Raise, frame: Frame) -> _Flow:
         name = _exception_name(node)
         if name and any(self._catches(guard.kept, name) for guard in self._guards):
             raise _Thrown(name)
-        if name and self.sure and self.phase is Phase.IMPORT:
+        # inside a function what decides is often computed, and not followed closely enough
+        if name and self.sure and self.phase is Phase.IMPORT and _is_top(frame):
             tree = frame.module.tree
             need = Need("refusal", frame.module.name, "", frame.module, node.lineno)
             reason = f"{tree.name} {tree.version} refuses what it finds here"
@@ -717,14 +723,14 @@ class Interpreter(Evaluator):
             callee = callee.of
         if isinstance(callee, Function):
             self._check_call(callee, node, frame)
-            self.follow(callee, frame)
-            return Result(callee)
+            self.follow(callee)
+            return self._results.get(callee.node, Result(callee))
         if isinstance(callee, Class):
             maker = self.find_member(callee, "__init__")
             if isinstance(maker, Function):
                 maker = Function(maker.module, maker.node, maker.owner, bound=True)
                 self._check_call(maker, node, frame, of=callee)
-                self.follow(maker, frame)
+                self.follow(maker)
             return Instance(callee)
         return UNKNOWN
 
@@ -749,19 +755,24 @@ class Interpreter(Evaluator):
         else:
             self.faults.met("call", f"{function.module.name}:{name}", frame.module)
 
-    def follow(self, function: Function, frame: Frame | None = None) -> None:
+    def follow(self, function: Function) -> None:
         """Follow the body of a function, unless that was done or it is not one to follow."""
-        if function.module.tree.name not in self.follows or self._calls >= _MAX_CALLS:
+        if function.module.tree.name not in self.follows or self._calls >= self._most_calls:
             return
         if isinstance(function.node, ast.AsyncFunctionDef) or _is_generator(function.node):
             return
         if not self._is_new(self._called.setdefault(function.node, [])):
             return
+        before, self._returned = self._returned, None
         self._calls += 1
         try:
             self.block(function.node.body, self.frame_of(function))
+            value = self._returned
+            if isinstance(value, Const) and not isinstance(value.value, tuple):
+                self._results[function.node] = value  # whatever it is called with
         finally:
             self._calls -= 1
+            self._returned = before
 
     def frame_of(self, function: Function) -> Frame:
         """Return a frame for the body of a function, its parameters unknown."""

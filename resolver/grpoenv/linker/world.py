@@ -347,7 +347,7 @@ class World:
             return Unknown("every module has such names")
         if is_lazy(module):
             return self._lazily(module, name)
-        if "__getattr__" in module.bindings:
+        if "__getattr__" in module.bindings and not _gives_out_others(module, name):
             return Unknown(f"{module.where()} has a __getattr__")
         if reason := self.open_modules.get(module.name) or module.dynamic:
             return Unknown(reason)
@@ -395,6 +395,24 @@ class World:
             for folder in scanned_folders(module):
                 target = target or self._gathered(folder).get(name)
         return target
+
+
+def _gives_out_others(module: Module, name: str) -> bool:
+    """Tell whether ``__getattr__`` comes from a call that lists its names, and not this one."""
+    for binding in module.bindings["__getattr__"]:
+        call = binding.node
+        if not isinstance(call, ast.Call):
+            return False
+        arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
+        tables = [argument for argument in arguments if isinstance(argument, ast.Dict)]
+        others = [argument for argument in arguments if argument not in tables]
+        if not tables or not all(_is_name(other, "__name__") for other in others):
+            return False
+        for table in tables:
+            keys = [key.value for key in table.keys if isinstance(key, ast.Constant)]
+            if len(keys) < len(table.keys) or name in keys:
+                return False
+    return True
 
 
 def _is_dictionary(node: ast.expr) -> bool:

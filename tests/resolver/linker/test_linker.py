@@ -82,6 +82,10 @@ HOLDS = {
     "a star": ("from unsloth_zoo import Listed", "from .sub import *"),
     "a star from C": ("from unsloth_zoo import a", "from _compiled import *"),
     "a module's getattr": ("from unsloth_zoo import a", "def __getattr__(name): return 1"),
+    "a name that a getattr lists": (
+        "from unsloth_zoo import a",
+        "__getattr__ = deprecate(__name__, rename={'a': (c, '5')})",
+    ),
     "globals": ("from unsloth_zoo import a", "for n in names: globals()[n] = 1"),
     "a global statement": (
         "from unsloth_zoo import a",
@@ -151,6 +155,11 @@ def test_what_holds_or_cannot_be_told_is_never_broken(case: str) -> None:
 
 
 BROKEN = {
+    "a name beside those that a getattr lists": (
+        "from unsloth_zoo import a",
+        "__getattr__ = deprecate(__name__, rename={'b': (c, '5')})",
+        "ImportError unsloth_zoo.a",
+    ),
     "a name": ("from unsloth_zoo import a", "", "ImportError unsloth_zoo.a"),
     "a module": ("import unsloth_zoo.a", "", "ModuleNotFoundError unsloth_zoo.a"),
     "a deleted name": ("from unsloth_zoo import a", "a = 1\ndel a", "ImportError unsloth_zoo.a"),
@@ -246,6 +255,15 @@ def test_version_guards_are_decided_by_the_installed_version(
 def test_a_condition_that_cannot_be_decided_makes_a_fault_unsure() -> None:
     fault = only(linked("import os\nif os.environ.get('X'):\n    from unsloth_zoo import a"))
     assert (fault.sure, fault.caught, fault.phase) == (False, False, Phase.IMPORT)
+
+
+def test_a_function_that_certainly_returns_a_constant_decides() -> None:
+    user = (
+        "import os, sys\ndef other():\n    if os.environ or sys.platform != 'darwin':\n"
+        "        return False\n    return True\n"
+        "OTHER = other()\nif OTHER:\n    pass\nelse:\n    from unsloth_zoo import a\n"
+    )
+    assert broken(linked(user)) == ["ImportError unsloth_zoo.a"]
 
 
 def test_what_comes_after_a_possible_return_is_unsure() -> None:
