@@ -172,6 +172,20 @@ def test_what_only_an_option_reaches_is_a_warning(site: Site) -> None:
     assert finding.severity is Severity.WARNING
 
 
+def test_a_package_that_is_not_there_is_named_once_and_left_to_its_declared_range(
+    site: Site,
+) -> None:
+    source = "import torch\nimport trl\nimport torch.nn\nfrom trl.trainer import x\n"
+    site.put("unsloth", "2026.1.1", files={"unsloth/__init__.py": source}, requires=["trl"])
+    (finding,) = linkage_of(site)
+    assert finding.culprit == "unsloth 2026.1.1"
+    assert finding.message == (
+        "ModuleNotFoundError: torch: import unsloth fails, because unsloth 2026.1.1 imports it and "
+        "torch is not installed (1 more place)"
+    )
+    assert finding.evidence.endswith("unsloth/__init__.py:1")
+
+
 def test_a_linkage_is_kept_until_a_source_changes(site: Site) -> None:
     put_pair(site, UNSLOTH, 'RL_REPLACEMENTS = {"grpo_compute_loss_slow": 1}\n')
     first = run(site, "linkage")

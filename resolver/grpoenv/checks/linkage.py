@@ -16,14 +16,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from packaging.utils import NormalizedName
+from packaging.utils import NormalizedName, canonicalize_name
 
 from grpoenv import __version__
 from grpoenv.checks.interface import MANAGED, Check, Environment, Finding, Severity
+from grpoenv.checks.requirements import declared_requirements, marker_environment
 from grpoenv.private_cache import read_private, user_cache_folder, write_private
 
 if TYPE_CHECKING:
-    from grpoenv.linker import Linkage
+    from grpoenv.linker import Fault, Linkage
 
 __all__ = ["CHECK", "LINKED"]
 
@@ -78,27 +79,18 @@ def _link(
 
 
 def _findings(environment: Environment, linkage: Linkage) -> Iterator[Finding]:
-    from grpoenv.linker import Phase
-
-    label = environment.label
+    """Yield what is wrong, each thing once; what a declared range says already is left to that."""
+    groups: dict[tuple[str, str, str, Severity], list[Fault]] = {}
+    markers = marker_environment(environment.probe.interpreter)
+    declared = declared_requirements(environment.installed, markers)
     for fault in linkage.faults:
-        if fault.caught:
-            continue
-        consumer = label(fault.need.consumer.tree.name)
-        provider = label(NormalizedName(fault.provider))
-        if fault.sure and fault.phase is Phase.IMPORT:
-            severity, when = Severity.PROBLEM, f"import {fault.start} fails"
-        elif fault.sure and fault.phase is Phase.RUN:
-            severity, when = Severity.PROBLEM, "it imports, and the default GRPO run fails"
-        else:
-            severity, when = Severity.WARNING, "fails if an option or the hardware leads there"
-        yield Finding(
-            severity,
-            consumer if consumer == provider else f"{consumer} with {provider}",
-            f"{fault.exception}: {fault.need.what}: {when}, because {consumer} "
-            f"{fault.need.verb} it and {fault.reason}",
-            fault.need.where,
-        )
+        consumer, what = fault.need.consumer.tree.name, _missing(environment, fault)
+        stated = {canonicalize_name(requirement.name) for requirement in declared[consumer]}
+        if not fault.caught and canonicalize_name(what) not in stated:
+            key = (consumer, fault.exception, what or fault.need.what, _severity(fault))
+            groups.setdefault(key, []).append(fault)
+    for faults in groups.values():
+        yield _finding(environment, faults)
     for name, reason in linkage.unread.items():
         yield Finding(Severity.UNDETERMINED, name, "cannot be looked into", reason)
     yield Finding(
@@ -110,10 +102,50 @@ def _findings(environment: Environment, linkage: Linkage) -> Iterator[Finding]:
     )
 
 
+def _missing(environment: Environment, fault: Fault) -> str:
+    """Return the package that is not installed at all and would have the module, else ""."""
+    package = fault.need.module.partition(".")[0]
+    gone = canonicalize_name(package) not in environment.installed
+    return package if fault.need.kind == "module" and gone else ""
+
+
+def _severity(fault: Fault) -> Severity:
+    certain = fault.sure and fault.phase.value in ("import", "run")
+    return Severity.PROBLEM if certain else Severity.WARNING
+
+
+def _finding(environment: Environment, faults: list[Fault]) -> Finding:
+    """Return one finding for all places that lack the same thing; the first one is shown."""
+    fault = faults[0]
+    consumer = environment.label(fault.need.consumer.tree.name)
+    if _severity(fault) is Severity.WARNING:
+        when = "fails if an option or the hardware leads there"
+    elif fault.phase.value == "import":
+        when = f"import {fault.start} fails"
+    else:
+        when = "it imports, and the default GRPO run fails"
+    others = len(faults) - 1
+    more = f" ({others} more place{'s' if others > 1 else ''})" if others else ""
+    if missing := _missing(environment, fault):
+        culprit, what, reason = consumer, missing, f"{missing} is not installed"
+    else:
+        provider = environment.label(NormalizedName(fault.provider))
+        culprit = consumer if consumer == provider else f"{consumer} with {provider}"
+        what, reason = fault.need.what, fault.reason
+    return Finding(
+        _severity(fault),
+        culprit,
+        f"{fault.exception}: {what}: {when}, because {consumer} {fault.need.verb} it and "
+        f"{reason}{more}",
+        fault.need.where,
+    )
+
+
 def _key(environment: Environment, names: Iterable[NormalizedName]) -> str:
     """Return what the result hangs on but for the sources themselves."""
     digest = hashlib.sha256(f"{__version__} {sys.version_info[:2]}".encode())
-    for source in sorted(Path(__file__).parent.with_name("linker").glob("*.py")):
+    here = Path(__file__)
+    for source in sorted([here, *here.parent.with_name("linker").glob("*.py")]):
         digest.update(source.read_bytes())
     interpreter = environment.probe.interpreter
     digest.update(f"{interpreter.version} {environment.probe.system}".encode())

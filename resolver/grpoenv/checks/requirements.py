@@ -17,7 +17,7 @@ from grpoenv.checks.interface import Check, Environment, Finding, Severity
 from grpoenv.distributions import Distribution
 from grpoenv.probe import Interpreter
 
-__all__ = ["CHECK", "declared_requirements"]
+__all__ = ["CHECK", "declared_requirements", "marker_environment"]
 
 _NO_EXTRA = NormalizedName("")
 _Chains = Mapping[NormalizedName, tuple[NormalizedName, ...]]
@@ -71,7 +71,8 @@ def _applying(
     )
 
 
-def _markers(interpreter: Interpreter) -> dict[str, str]:
+def marker_environment(interpreter: Interpreter) -> dict[str, str]:
+    """Return the values of the environment markers for ``interpreter`` on this machine."""
     return {
         **{key: str(value) for key, value in default_environment().items()},
         "python_version": interpreter.minor,
@@ -80,7 +81,9 @@ def _markers(interpreter: Interpreter) -> dict[str, str]:
 
 
 def _run(environment: Environment) -> Iterator[Finding]:
-    declared = declared_requirements(environment.installed, _markers(environment.probe.interpreter))
+    declared = declared_requirements(
+        environment.installed, marker_environment(environment.probe.interpreter)
+    )
     chains = _chains(environment, declared)
     for name, needs in declared.items():
         missing = []
