@@ -14,9 +14,6 @@ from pathlib import Path
 
 from grpoenv import _tiny_grpo
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("WANDB_DISABLED", "true")
-
 NOT_COMPARED = ("runtime", "per_second", "step_time", "total_flos", "num_tokens")
 
 # Model type -> what makes its head or its loss special, beside the sizes common to all.
@@ -86,6 +83,8 @@ def main(folder: Path, options: dict) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("WANDB_DISABLED", "true")
     given = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
     with tempfile.TemporaryDirectory(dir=sys.argv[1]) as scratch:
         main(Path(scratch), given)

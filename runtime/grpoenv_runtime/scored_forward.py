@@ -179,7 +179,8 @@ def _score_hidden(
     columns = [found.logps]
     if found.entropies is not None:
         columns.append(found.entropies if request.entropy_gradient else found.entropies.detach())
-    return torch.stack(columns, -1).view(batch, length, -1)
+    # Not a view of anything: FSDP2 hangs its hook on this tensor.
+    return torch.stack([column.view(batch, length) for column in columns], -1)
 
 
 def _low_rank_as_autocast(part: LowRank | None) -> LowRank | None:

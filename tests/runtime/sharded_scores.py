@@ -66,6 +66,7 @@ def main() -> None:
         for (name, part), p in zip(sharded.named_parameters(), whole.parameters(), strict=True):
             gathered = part.grad.full_tensor()
             torch.testing.assert_close(gathered, p.grad, msg=lambda text, name=name: name + text)
+    dist.barrier()
     dist.destroy_process_group()
 
 

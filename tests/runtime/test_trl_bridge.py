@@ -27,7 +27,8 @@ LATER = 1e-3
 
 
 @pytest.fixture(autouse=True)
-def trl_as_it_was():
+def trl_as_it_was(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     yield
     if trl_bridge._current is not None:
         trl_bridge._current.undo()
