@@ -5,6 +5,7 @@ As a script, run by the interpreter under test: ``tiny_grpo.py FOLDER [OPTIONS]`
 """
 
 import contextlib
+import gc
 import json
 import math
 import os
@@ -80,6 +81,13 @@ def main(folder: Path, options: dict) -> None:
     rows = train(folder, **options)
     if os.environ.get("RANK", "0") == "0":
         print(json.dumps({key: [row.get(key, math.nan) for row in rows] for key in rows[0]}))
+    if "RANK" in os.environ:
+        import torch.distributed as dist
+
+        # What still holds the group is to go before it, or its threads may outlive it and abort.
+        gc.collect()
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import types
 
 import torch
@@ -66,6 +67,9 @@ def main() -> None:
         for (name, part), p in zip(sharded.named_parameters(), whole.parameters(), strict=True):
             gathered = part.grad.full_tensor()
             torch.testing.assert_close(gathered, p.grad, msg=lambda text, name=name: name + text)
+        del sharded, whole, found, expected, part, gathered
+    # What still holds the group is to go before it, or its threads may outlive it and abort.
+    gc.collect()
     dist.barrier()
     dist.destroy_process_group()
 

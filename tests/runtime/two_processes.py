@@ -6,6 +6,7 @@ are several processes, into the file OUT.
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import torch
@@ -104,6 +105,9 @@ def main(out: str) -> None:
         found[name] = run(group, case, parts)
     if group.is_main_process:
         torch.save(found, out)
+    # What still holds the group is to go before it, or its threads may outlive it and abort.
+    gc.collect()
+    group.wait_for_everyone()
     group.end_training()
 
 
