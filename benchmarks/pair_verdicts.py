@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -39,7 +40,12 @@ class Release:
     def admits(self, version: str, *, extras: bool = False) -> bool:
         """Tell whether an install with ``version`` of the other package meets the ranges."""
         ranges = [self.needs or "", *(self.extras if extras else ())]
-        return all(SpecifierSet(text).contains(version, prereleases=True) for text in ranges)
+        return all(_range(text).contains(version, prereleases=True) for text in ranges)
+
+
+@cache
+def _range(text: str) -> SpecifierSet:
+    return SpecifierSet(text)
 
 
 @dataclass(frozen=True)

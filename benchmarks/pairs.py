@@ -149,10 +149,10 @@ def summary(file: Path) -> None:
 
 def compare(file: Path, executed: Path) -> None:
     """Hold the verdicts against pairs that were executed; exit 1 where one differs."""
-    found, wrong, same = read_classification(file), 0, 0
+    found, rows, wrong, same = read_classification(file), read_data(executed)["pairs"], 0, 0
     agreed: Counter[str] = Counter()
     counted: Counter[str] = Counter()
-    for row in read_data(executed)["pairs"]:
+    for row in rows:
         verdict = found.verdict(row["unsloth"], row["zoo"])
         kind = outcome(row)
         counted[kind] += 1
@@ -164,11 +164,16 @@ def compare(file: Path, executed: Path) -> None:
             continue
         agreed[kind] += 1
         if verdict is not None:
-            same += (verdict.name, verdict.exception) == (row["symbol"], row["exception"])
+            theirs = Verdict(row["exception"], row["symbol"], row["provider"], row["at"])
+            same += verdict == theirs
     for kind in (IMPORTS, FAILS):
         print(f"{agreed[kind]} of {counted[kind]} executed pairs: {kind}")
-    print(f"{same} of {agreed[FAILS]} name the executed exception and its symbol")
+    print(f"{same} of {agreed[FAILS]} name the exception, symbol, file and line that Python does")
     print(f"{counted[OTHER]} executed pairs: {OTHER}")
+    steps = [row["grpo"] for row in rows if "grpo" in row]
+    print(f"GRPO steps of those that import: {counts(Counter(step['outcome'] for step in steps))}")
+    blame = Counter(step["fault"] for step in steps if "fault" in step)
+    print(f"GRPO steps that fail, by what disagrees: {counts(blame)}")
     sys.exit(1 if wrong else 0)
 
 
@@ -190,17 +195,18 @@ def today(file: Path, today: Path) -> None:
     for python, rows in data["resolved"].items():
         chosen = [row for row in rows if row["zoo"] is not None]
         stopped = [(row, v) for row in chosen if (v := found.verdict(row["unsloth"], row["zoo"]))]
+        fail = "fails" if len(stopped) == 1 else "fail"
         print(
             f"Python {python}: of {len(rows)} releases {len(chosen)} resolve, and {len(stopped)} "
-            "fail at import by the pair alone"
+            f"{fail} at import by the pair alone"
         )
         for row, verdict in stopped:
             print(f"  unsloth {row['unsloth']} with zoo {row['zoo']}: {' '.join(group(verdict))}")
     outcomes = Counter(row["outcome"] for row in data["executed"])
-    ran = sum(row.get("grpo") == "runs" for row in data["executed"])
+    steps = Counter(row["grpo"]["outcome"] for row in data["executed"] if "grpo" in row)
     print(
-        f"executed whole, {len(data['executed'])} of them: {outcomes['imports']} import, "
-        f"{outcomes['fails']} do not; {ran} ran GRPO steps"
+        f"{len(data['executed'])} such sets were installed and executed: {outcomes['imports']} "
+        f"import, {outcomes['fails']} do not; GRPO steps: {counts(steps)}"
     )
 
 
@@ -232,6 +238,11 @@ def failing(verdicts: Iterable[Verdict | None]) -> int:
 def group(verdict: Verdict) -> tuple[str, str]:
     """Return the package that lacks something, and what Python says of it."""
     return verdict.lacks, f"{verdict.exception}: {verdict.name}"
+
+
+def counts(found: Counter[str]) -> str:
+    """Return counts in words."""
+    return ", ".join(f"{count} {what}" for what, count in found.most_common())
 
 
 def verdict(failure: tuple[Taken, str] | None) -> Verdict | None:
@@ -270,11 +281,11 @@ def published() -> list[list[WheelFile]]:
 
 def fetch(wheels: Sequence[WheelFile]) -> None:
     """Bring the sources of ``wheels`` into the user's cache, many at a time."""
-    with closing(RangeClient(credentials=index_address)) as client:
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            fetch_sources(
-                list(pool.map(lambda wheel: WheelTree(wheel, client, SpanStore()), wheels))
-            )
+    with (
+        closing(RangeClient(credentials=index_address)) as client,
+        ThreadPoolExecutor(CONNECTIONS) as pool,
+    ):
+        fetch_sources(list(pool.map(lambda wheel: WheelTree(wheel, client, SpanStore()), wheels)))
 
 
 def kept_scans() -> Path:
