@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
@@ -123,13 +124,13 @@ def read_classification(path: Path) -> Classification:
     )
 
 
-def _releases(rows: Sequence[dict]) -> list[Release]:
+def _releases(rows: Sequence[dict[str, Any]]) -> list[Release]:
     return [Release(row["version"], row["needs"], tuple(row["extras"])) for row in rows]
 
 
-def read_data(path: Path) -> dict:
+def read_data(path: Path) -> dict[str, Any]:
     """Return the content of a data file; raises SystemExit where it is of another schema."""
-    data = json.loads(path.read_text())
+    data: dict[str, Any] = json.loads(path.read_text())
     if data.get("schema") != SCHEMA:
         raise SystemExit(f"{path} has the schema {data.get('schema')!r}; this reads {SCHEMA}")
     return data

@@ -21,10 +21,10 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from email.parser import HeaderParser
 from functools import partial
@@ -55,10 +55,10 @@ from grpoenv.wheels import (
     fetch_sources,
     published_wheels,
 )
+from grpoenv.wheels.transfer import CONNECTIONS
 
 SINCE = Version("2025.2")
 UNSLOTH, ZOO = NormalizedName("unsloth"), NormalizedName("unsloth-zoo")
-CONNECTIONS = 16
 
 
 def main() -> None:
@@ -89,31 +89,17 @@ def classify(file: Path, anew: bool) -> None:
     ]
     fetch(missing)
     fetched = time.perf_counter()
-    with ProcessPoolExecutor() as pool:
-        theirs = list(pool.map(partial(scanned, kept, ["unsloth"]), unsloths))
-        wanted = needs(theirs)
-        modules = sorted({taken.module for taken in wanted})
-        back = list(pool.map(partial(scanned, kept, modules), zoos))
-        zoo_has = list(pool.map(partial(answered, kept, wanted), zoos))
-        unsloth_has = list(pool.map(partial(answered, kept, needs(back)), unsloths))
+    ours, theirs = examined(kept, unsloths, zoos)
     looked = time.perf_counter()
-    rows = [
-        [
-            verdict(first_failure(one.scan, "unsloth", has, other.scan, own))
-            for other, has in zip(back, zoo_has, strict=True)
-        ]
-        for one, own in zip(theirs, unsloth_has, strict=True)
-    ]
-    unknown = {
-        taken.what for has in [*zoo_has, *unsloth_has] for taken in has if has[taken] is None
-    }
     found = Classification(
         date=datetime.now(timezone.utc).date().isoformat(),
         grpoenv=__version__,
-        unsloth=[one.release for one in theirs],
-        zoos=[one.release for one in back],
-        undetermined=sorted(unknown),
-        rows=rows,
+        unsloth=[one.release for one in ours],
+        zoos=[one.release for one in theirs],
+        undetermined=sorted(
+            {taken.what for one in [*ours, *theirs] for taken in one.has if one.has[taken] is None}
+        ),
+        rows=[[pair_verdict(one, zoo) for zoo in theirs] for one in ours],
     )
     write_classification(found, file)
     done = time.perf_counter()
@@ -123,7 +109,7 @@ def classify(file: Path, anew: bool) -> None:
     )
     print(
         f"{len(missing)} wheels read in {fetched - started:.1f} s, scanned in "
-        f"{looked - fetched:.1f} s, {len(rows) * len(back):,} pairs in {done - looked:.1f} s; "
+        f"{looked - fetched:.1f} s, {len(ours) * len(theirs):,} pairs in {done - looked:.1f} s; "
         f"{done - started:.1f} s in all, {processor:.1f} s of processor"
     )
 
@@ -182,7 +168,7 @@ FAILS = "fails, because one of the two lacks what the other takes"
 OTHER = "fails, because of a third package: the pair does not decide it"
 
 
-def outcome(row: dict) -> str:
+def outcome(row: Mapping[str, str | None]) -> str:
     """Return which kind of outcome an executed pair had."""
     if row["outcome"] == "imports":
         return IMPORTS
@@ -245,20 +231,38 @@ def counts(found: Counter[str]) -> str:
     return ", ".join(f"{count} {what}" for what, count in found.most_common())
 
 
-def verdict(failure: tuple[Taken, str] | None) -> Verdict | None:
-    """Return a failure as the data has it."""
+@dataclass(frozen=True)
+class Examined:
+    """A release: what importing it takes from the other package, and what it has of the other's."""
+
+    release: Release
+    scan: Scan
+    has: Mapping[Taken, bool | None] = field(default_factory=dict)
+
+
+def pair_verdict(one: Examined, zoo: Examined) -> Verdict | None:
+    """Return what stops ``import unsloth`` in a pair."""
+    failure = first_failure(one.scan, "unsloth", zoo.has, zoo.scan, one.has)
     if failure is None:
         return None
     taken, place = failure
     return Verdict(taken.exception, taken.what, taken.module.partition(".")[0], place)
 
 
-@dataclass(frozen=True)
-class Scanned:
-    """A release, with what importing it takes from the other package."""
-
-    release: Release
-    scan: Scan
+def examined(
+    kept: Path, unsloths: Sequence[WheelFile], zoos: Sequence[WheelFile]
+) -> tuple[list[Examined], list[Examined]]:
+    """Scan every release, and ask each for all that any release of the other package takes."""
+    with ProcessPoolExecutor() as pool:
+        ours = list(pool.map(partial(scanned, kept, ["unsloth"]), unsloths))
+        modules = sorted({taken.module for taken in needs(ours)})
+        theirs = list(pool.map(partial(scanned, kept, modules), zoos))
+        zoo_has = pool.map(partial(answered, kept, needs(ours)), zoos)
+        unsloth_has = pool.map(partial(answered, kept, needs(theirs)), unsloths)
+        return (
+            [replace(one, has=has) for one, has in zip(ours, unsloth_has, strict=True)],
+            [replace(one, has=has) for one, has in zip(theirs, zoo_has, strict=True)],
+        )
 
 
 def index_address() -> str | None:
@@ -296,7 +300,7 @@ def kept_scans() -> Path:
     return user_cache_folder() / "pairs" / digest.hexdigest()[:16]
 
 
-def scanned(kept: Path, modules: list[str], wheel: WheelFile) -> Scanned:
+def scanned(kept: Path, modules: list[str], wheel: WheelFile) -> Examined:
     """Return the scan of a release, from its file if that covers ``modules``."""
     file = kept / f"{wheel.filename}.takes"
     if file.is_file():
@@ -307,7 +311,7 @@ def scanned(kept: Path, modules: list[str], wheel: WheelFile) -> Scanned:
                 for module, rows in data["takes"].items()
             }
             release = Release(data["version"], data["needs"], tuple(data["extras"]))
-            return Scanned(release, Scan(data["version"], takes))
+            return Examined(release, Scan(data["version"], takes))
     with closing(RangeClient(credentials=index_address)) as client:
         tree = WheelTree(wheel, client, SpanStore())
         found = scan(tree, "unsloth_zoo" if wheel.name == UNSLOTH else "unsloth", modules)
@@ -318,7 +322,7 @@ def scanned(kept: Path, modules: list[str], wheel: WheelFile) -> Scanned:
     }
     head = {"version": release.version, "needs": release.needs, "extras": release.extras}
     file.write_text(json.dumps({**head, "modules": modules, "takes": rows}))
-    return Scanned(release, found)
+    return Examined(release, found)
 
 
 def declared(tree: WheelTree) -> Release:
@@ -340,7 +344,7 @@ def declared(tree: WheelTree) -> Release:
     )
 
 
-def needs(releases: Iterable[Scanned]) -> list[Taken]:
+def needs(releases: Iterable[Examined]) -> list[Taken]:
     """Return everything that any of the releases takes."""
     takes = (takes for one in releases for takes in one.scan.takes.values())
     found = {taken for each in takes for taken, _ in each}
