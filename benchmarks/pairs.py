@@ -135,7 +135,13 @@ def summary(file: Path) -> None:
 
 def compare(file: Path, executed: Path) -> None:
     """Hold the verdicts against pairs that were executed; exit 1 where one differs."""
-    found, rows, wrong, same = read_classification(file), read_data(executed)["pairs"], 0, 0
+    found, rows, wrong, same, later = (
+        read_classification(file),
+        read_data(executed)["pairs"],
+        0,
+        0,
+        0,
+    )
     agreed: Counter[str] = Counter()
     counted: Counter[str] = Counter()
     for row in rows:
@@ -149,15 +155,20 @@ def compare(file: Path, executed: Path) -> None:
             print(f"differs: unsloth {row['unsloth']}, zoo {row['zoo']}: {row}, here {verdict}")
             continue
         agreed[kind] += 1
+        later += "held_out" in row
         if verdict is not None:
             theirs = Verdict(row["exception"], row["symbol"], row["provider"], row["at"])
             same += verdict == theirs
     for kind in (IMPORTS, FAILS):
         print(f"{agreed[kind]} of {counted[kind]} executed pairs: {kind}")
     print(f"{same} of {agreed[FAILS]} name the exception, symbol, file and line that Python does")
+    held_out = sum("held_out" in row for row in rows)
+    print(f"{later} of {held_out} drawn after the verdicts stood agree")
     print(f"{counted[OTHER]} executed pairs: {OTHER}")
     steps = [row["grpo"] for row in rows if "grpo" in row]
-    print(f"GRPO steps of those that import: {counts(Counter(step['outcome'] for step in steps))}")
+    print(
+        f"GRPO steps, looked into with {len(steps)} that import: {counts(Counter(step['outcome'] for step in steps))}"
+    )
     blame = Counter(step["fault"] for step in steps if "fault" in step)
     print(f"GRPO steps that fail, by what disagrees: {counts(blame)}")
     sys.exit(1 if wrong else 0)
