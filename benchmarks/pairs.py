@@ -1,124 +1,319 @@
 """Classify every pair of unsloth and unsloth_zoo releases: what imports, and why others do not.
 
-    python benchmarks/pairs.py download FOLDER   every release since 2025.2, sources only
-    python benchmarks/pairs.py classify FOLDER   writes FOLDER/pairs.json
+    python benchmarks/pairs.py classify FILE           reads every release since 2025.2, writes FILE
+    python benchmarks/pairs.py summary FILE            counts it
+    python benchmarks/pairs.py compare FILE EXECUTED   holds it against pairs that were executed
+    python benchmarks/pairs.py today FILE TODAY        looks up what uv chooses for unsloth==X
 
-What each release takes and has is scanned once and kept in FOLDER/scans, so that the second
-``classify`` only looks pairs up. ``pairs.json`` holds the releases and, for each distinct failure,
-its message and the pairs as ``[unsloth index, zoo index]``; a pair that is not listed imports as
-far as the two packages themselves decide it.
+``classify`` reads the sources out of the wheels, by range requests. What a release takes and has is
+worked out once and kept in the user's cache, so that the next ``classify`` only looks pairs up;
+``--anew`` forgets it first. The files are described in ``pair_verdicts`` and results/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import re
-import subprocess
+import os
+import resource
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from email.parser import HeaderParser
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-from packaging.utils import NormalizedName
+from packaging.requirements import Requirement
+from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
+from pair_verdicts import (
+    Classification,
+    Release,
+    Verdict,
+    read_classification,
+    read_data,
+    write_classification,
+)
 
-from grpoenv.distributions import distributions
-from grpoenv.linker import InstalledTree
-from grpoenv.linker.pairs import Answers, Scan, Taken, first_failure, scan
-from grpoenv.uv import run_uv
+import grpoenv.linker
+from grpoenv import __version__
+from grpoenv.linker.pairs import Scan, Taken, answers, first_failure, scan
+from grpoenv.private_cache import user_cache_folder
+from grpoenv.update_network import effective_index
+from grpoenv.wheels import (
+    RangeClient,
+    SpanStore,
+    WheelFile,
+    WheelTree,
+    fetch_sources,
+    published_wheels,
+)
+from grpoenv.wheels.transfer import CONNECTIONS
 
-T = TypeVar("T")
 SINCE = Version("2025.2")
-IMPORTS = {"unsloth": "unsloth", "unsloth-zoo": "unsloth_zoo"}
+UNSLOTH, ZOO = NormalizedName("unsloth"), NormalizedName("unsloth-zoo")
 
 
 def main() -> None:
-    """Run one of the two commands."""
+    """Run one of the commands."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=["download", "classify"])
-    parser.add_argument("folder", type=Path)
-    arguments = parser.parse_args()
-    {"download": download, "classify": classify}[arguments.command](arguments.folder)
+    commands = parser.add_subparsers(required=True)
+    for run, names in COMMANDS.items():
+        command = commands.add_parser(run.__name__, help=run.__doc__.splitlines()[0])
+        command.set_defaults(run=run)
+        for name in names:
+            command.add_argument(name, type=Path)
+        if run is classify:
+            command.add_argument("--anew", action="store_true")
+    arguments = vars(parser.parse_args())
+    arguments.pop("run")(**arguments)
 
 
-def download(folder: Path) -> None:
-    """Unpack every release that is not there yet into ``FOLDER/NAME-VERSION``."""
-    for name in IMPORTS:
-        command = [sys.executable, "-m", "pip", "index", "versions", name]
-        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        for text in re.search(r"Available versions: (.*)", listing)[1].split(", "):
-            target = folder / f"{name}-{text}"
-            if Version(text) >= SINCE and not target.is_dir():
-                run = run_uv(["pip", "install", "--no-deps", "--target", target, f"{name}=={text}"])
-                print(target.name, "ok" if run.status == 0 else run.messages)
-
-
-def classify(folder: Path) -> None:
-    """Scan what is not scanned yet, then look every pair up."""
+def classify(file: Path, anew: bool) -> None:
+    """Work the verdict on every pair out, and write it."""
     started = time.perf_counter()
-    (folder / "scans").mkdir(exist_ok=True)
-    unsloths, zoos = (releases(folder, name) for name in IMPORTS)
-    with ProcessPoolExecutor() as pool:
-        theirs = each(pool, partial(scan_kept, "unsloth_zoo", ["unsloth"]), unsloths)
-        wanted = needs(theirs)
-        modules = sorted({taken.module for taken in wanted})
-        back = each(pool, partial(scan_kept, "unsloth", modules), zoos)
-        zoo_has = each(pool, partial(answers_kept, wanted), zoos)
-        unsloth_has = each(pool, partial(answers_kept, needs(back)), unsloths)
-    scanned = time.perf_counter()
-    failures: dict[str, list[list[int]]] = {}
-    for i, (importer, own) in enumerate(zip(theirs, unsloth_has, strict=True)):
-        for j, (other, answers) in enumerate(zip(back, zoo_has, strict=True)):
-            failure = first_failure(importer, "unsloth", answers, other, own)
-            if failure is not None:
-                taken, _ = failure
-                failures.setdefault(f"{taken.exception}: {taken.what}", []).append([i, j])
+    kept = kept_scans()
+    if anew:
+        shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True, exist_ok=True)
+    unsloths, zoos = published()
+    missing = [
+        wheel for wheel in [*unsloths, *zoos] if not (kept / f"{wheel.filename}.has").is_file()
+    ]
+    fetch(missing)
+    fetched = time.perf_counter()
+    ours, theirs = examined(kept, unsloths, zoos)
+    looked = time.perf_counter()
+    found = Classification(
+        date=datetime.now(timezone.utc).date().isoformat(),
+        grpoenv=__version__,
+        unsloth=[one.release for one in ours],
+        zoos=[one.release for one in theirs],
+        undetermined=sorted(
+            {taken.what for one in [*ours, *theirs] for taken in one.has if one.has[taken] is None}
+        ),
+        rows=[[pair_verdict(one, zoo) for zoo in theirs] for one in ours],
+    )
+    write_classification(found, file)
     done = time.perf_counter()
-    data = {
-        "schema": 1,
-        "unsloth": [scanned_release.version for scanned_release in theirs],
-        "unsloth_zoo": [scanned_release.version for scanned_release in back],
-        "failures": dict(sorted(failures.items(), key=lambda item: -len(item[1]))),
-    }
-    (folder / "pairs.json").write_text(json.dumps(data, separators=(",", ":")) + "\n")
-    failing = sum(map(len, failures.values()))
-    print(f"{len(theirs) * len(back)} pairs: {failing} fail at import")
-    for message, pairs in data["failures"].items():
-        print(f"{len(pairs):7} {message}")
-    print(f"scans {scanned - started:.1f} s, pairs {done - scanned:.1f} s")
+    processor = sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+    print(
+        f"{len(missing)} wheels read in {fetched - started:.1f} s, scanned in "
+        f"{looked - fetched:.1f} s, {len(ours) * len(theirs):,} pairs in {done - looked:.1f} s; "
+        f"{done - started:.1f} s in all, {processor:.1f} s of processor"
+    )
 
 
-def releases(folder: Path, name: str) -> list[Path]:
-    """Return the folders of the releases of a package, oldest first."""
-    start = f"{name}-"
-    found = [p for p in folder.iterdir() if re.fullmatch(rf"{start}\d[\w.]*", p.name)]
-    return sorted(found, key=lambda path: Version(path.name.removeprefix(start)))
+def summary(file: Path) -> None:
+    """Print how many pairs the declared ranges admit, and what stops those that fail."""
+    found = read_classification(file)
+    pairs = list(listed(found))
+    admitted = [verdict for one, zoo, verdict in pairs if admits(one, zoo)]
+    strict = [verdict for one, zoo, verdict in pairs if admits(one, zoo, extras=True)]
+    print(f"{len(found.unsloth)} releases of unsloth, {len(found.zoos)} of unsloth_zoo")
+    print(f"{len(pairs):6,} pairs in all, {failing(v for *_, v in pairs):,} fail at import")
+    print(
+        f"{len(admitted):6,} admitted by the declared ranges, {failing(admitted):,} fail at import"
+    )
+    print(f"{len(strict):6,} admitted with every extra, too, {failing(strict):,} fail at import")
+    print("\n pairs admitted  lacks        first failure")
+    inside = Counter(map(group, filter(None, admitted)))
+    for key, count in Counter(group(v) for *_, v in pairs if v is not None).most_common():
+        lacks, message = key
+        print(f"{count:6,} {inside[key]:8,}  {lacks:11}  {message}")
 
 
-def each(pool: ProcessPoolExecutor, work: Callable[[Path], T], paths: Sequence[Path]) -> list[T]:
-    """Do ``work`` for each release, in as many processes as there are cores."""
-    return list(pool.map(work, paths))
+def compare(file: Path, executed: Path) -> None:
+    """Hold the verdicts against pairs that were executed; exit 1 where one differs."""
+    found, rows, wrong, same, later = (
+        read_classification(file),
+        read_data(executed)["pairs"],
+        0,
+        0,
+        0,
+    )
+    agreed: Counter[str] = Counter()
+    counted: Counter[str] = Counter()
+    for row in rows:
+        verdict = found.verdict(row["unsloth"], row["zoo"])
+        kind = outcome(row)
+        counted[kind] += 1
+        if kind == OTHER:
+            continue
+        if (verdict is None) != (kind == IMPORTS):
+            wrong += 1
+            print(f"differs: unsloth {row['unsloth']}, zoo {row['zoo']}: {row}, here {verdict}")
+            continue
+        agreed[kind] += 1
+        later += "held_out" in row
+        if verdict is not None:
+            theirs = Verdict(row["exception"], row["symbol"], row["provider"], row["at"])
+            same += verdict == theirs
+    for kind in (IMPORTS, FAILS):
+        print(f"{agreed[kind]} of {counted[kind]} executed pairs: {kind}")
+    print(f"{same} of {agreed[FAILS]} name the exception, symbol, file and line that Python does")
+    held_out = sum("held_out" in row for row in rows)
+    print(f"{later} of {held_out} drawn after the verdicts stood agree")
+    print(f"{counted[OTHER]} executed pairs: {OTHER}")
+    steps = [row["grpo"] for row in rows if "grpo" in row]
+    print(
+        f"GRPO steps, looked into with {len(steps)} that import: {counts(Counter(step['outcome'] for step in steps))}"
+    )
+    blame = Counter(step["fault"] for step in steps if "fault" in step)
+    print(f"GRPO steps that fail, by what disagrees: {counts(blame)}")
+    sys.exit(1 if wrong else 0)
 
 
-def needs(scans: Iterable[Scan]) -> list[Taken]:
-    """Return everything that any of the releases takes."""
-    found = {taken for one in scans for takes in one.takes.values() for taken, _ in takes}
-    return sorted(found, key=lambda taken: (taken.module, taken.name, taken.key))
+IMPORTS = "imports"
+FAILS = "fails, because one of the two lacks what the other takes"
+OTHER = "fails, because of a third package: the pair does not decide it"
 
 
-def tree_in(path: Path) -> InstalledTree:
-    """Return the release that is unpacked in ``path``."""
-    installed = distributions([path])
-    return InstalledTree(next(installed[NormalizedName(n)] for n in IMPORTS if n in installed))
+def outcome(row: Mapping[str, str | None]) -> str:
+    """Return which kind of outcome an executed pair had."""
+    if row["outcome"] == "imports":
+        return IMPORTS
+    return FAILS if row["provider"] in ("unsloth", "unsloth_zoo") else OTHER
 
 
-def scan_kept(other: str, modules: list[str], path: Path) -> Scan:
+def today(file: Path, today: Path) -> None:
+    """Look up the zoo that uv chooses where only unsloth==X is pinned, for every X."""
+    found, data = read_classification(file), read_data(today)
+    for python, rows in data["resolved"].items():
+        chosen = [row for row in rows if row["zoo"] is not None]
+        stopped = [(row, v) for row in chosen if (v := found.verdict(row["unsloth"], row["zoo"]))]
+        fail = "fails" if len(stopped) == 1 else "fail"
+        print(
+            f"Python {python}: of {len(rows)} releases {len(chosen)} resolve, and {len(stopped)} "
+            f"{fail} at import by the pair alone"
+        )
+        for row, verdict in stopped:
+            print(f"  unsloth {row['unsloth']} with zoo {row['zoo']}: {' '.join(group(verdict))}")
+    outcomes = Counter(row["outcome"] for row in data["executed"])
+    steps = Counter(row["grpo"]["outcome"] for row in data["executed"] if "grpo" in row)
+    print(
+        f"{len(data['executed'])} such sets were installed and executed: {outcomes['imports']} "
+        f"import, {outcomes['fails']} do not; GRPO steps: {counts(steps)}"
+    )
+
+
+COMMANDS = {
+    classify: ["file"],
+    summary: ["file"],
+    compare: ["file", "executed"],
+    today: ["file", "today"],
+}
+
+
+def listed(found: Classification) -> Iterable[tuple[Release, Release, Verdict | None]]:
+    """Yield every pair with its verdict."""
+    for one, row in zip(found.unsloth, found.rows, strict=True):
+        for zoo, verdict in zip(found.zoos, row, strict=True):
+            yield one, zoo, verdict
+
+
+def admits(one: Release, zoo: Release, *, extras: bool = False) -> bool:
+    """Tell whether each of a pair meets the ranges that the other declares."""
+    return one.admits(zoo.version, extras=extras) and zoo.admits(one.version, extras=extras)
+
+
+def failing(verdicts: Iterable[Verdict | None]) -> int:
+    """Count the pairs that something stops."""
+    return sum(verdict is not None for verdict in verdicts)
+
+
+def group(verdict: Verdict) -> tuple[str, str]:
+    """Return the package that lacks something, and what Python says of it."""
+    return verdict.lacks, f"{verdict.exception}: {verdict.name}"
+
+
+def counts(found: Counter[str]) -> str:
+    """Return counts in words."""
+    return ", ".join(f"{count} {what}" for what, count in found.most_common())
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A release: what importing it takes from the other package, and what it has of the other's."""
+
+    release: Release
+    scan: Scan
+    has: Mapping[Taken, bool | None] = field(default_factory=dict)
+
+
+def pair_verdict(one: Examined, zoo: Examined) -> Verdict | None:
+    """Return what stops ``import unsloth`` in a pair."""
+    failure = first_failure(one.scan, "unsloth", zoo.has, zoo.scan, one.has)
+    if failure is None:
+        return None
+    taken, place = failure
+    return Verdict(taken.exception, taken.what, taken.module.partition(".")[0], place)
+
+
+def examined(
+    kept: Path, unsloths: Sequence[WheelFile], zoos: Sequence[WheelFile]
+) -> tuple[list[Examined], list[Examined]]:
+    """Scan every release, and ask each for all that any release of the other package takes."""
+    with ProcessPoolExecutor() as pool:
+        ours = list(pool.map(partial(scanned, kept, ["unsloth"]), unsloths))
+        modules = sorted({taken.module for taken in needs(ours)})
+        theirs = list(pool.map(partial(scanned, kept, modules), zoos))
+        zoo_has = pool.map(partial(answered, kept, needs(ours)), zoos)
+        unsloth_has = pool.map(partial(answered, kept, needs(theirs)), unsloths)
+        return (
+            [replace(one, has=has) for one, has in zip(ours, unsloth_has, strict=True)],
+            [replace(one, has=has) for one, has in zip(theirs, zoo_has, strict=True)],
+        )
+
+
+def index_address() -> str | None:
+    """Return the address of the index that uv would use."""
+    address = effective_index(os.environ)
+    return address.url if address else None
+
+
+def published() -> list[list[WheelFile]]:
+    """Return the wheels of every release of both packages, oldest first."""
+    index = index_address()
+    if index is None:
+        raise SystemExit("uv names no package index")
+    with closing(RangeClient(credentials=index_address)) as client:
+        return [
+            [wheel for wheel in published_wheels(name, index, client) if wheel.version >= SINCE]
+            for name in (UNSLOTH, ZOO)
+        ]
+
+
+def fetch(wheels: Sequence[WheelFile]) -> None:
+    """Bring the sources of ``wheels`` into the user's cache, many at a time."""
+    with (
+        closing(RangeClient(credentials=index_address)) as client,
+        ThreadPoolExecutor(CONNECTIONS) as pool,
+    ):
+        fetch_sources(list(pool.map(lambda wheel: WheelTree(wheel, client, SpanStore()), wheels)))
+
+
+def kept_scans() -> Path:
+    """Return the folder of what is worked out with the linker as it is now."""
+    digest = hashlib.sha256(repr(sys.version_info[:2]).encode())
+    for source in sorted(Path(grpoenv.linker.__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return user_cache_folder() / "pairs" / digest.hexdigest()[:16]
+
+
+def scanned(kept: Path, modules: list[str], wheel: WheelFile) -> Examined:
     """Return the scan of a release, from its file if that covers ``modules``."""
-    file = path.parent / "scans" / f"{path.name}.takes.json"
+    file = kept / f"{wheel.filename}.takes"
     if file.is_file():
         data = json.loads(file.read_text())
         if data["modules"] == modules:
@@ -126,28 +321,59 @@ def scan_kept(other: str, modules: list[str], path: Path) -> Scan:
                 module: tuple((Taken(*row[:3]), row[3]) for row in rows)
                 for module, rows in data["takes"].items()
             }
-            return Scan(data["version"], takes)
-    found = scan(tree_in(path), other, modules)
+            release = Release(data["version"], data["needs"], tuple(data["extras"]))
+            return Examined(release, Scan(data["version"], takes))
+    with closing(RangeClient(credentials=index_address)) as client:
+        tree = WheelTree(wheel, client, SpanStore())
+        found = scan(tree, "unsloth_zoo" if wheel.name == UNSLOTH else "unsloth", modules)
+        release = declared(tree)
     rows = {
         module: [[taken.module, taken.name, taken.key, place] for taken, place in takes]
         for module, takes in found.takes.items()
     }
-    file.write_text(json.dumps({"version": found.version, "modules": modules, "takes": rows}))
-    return found
+    head = {"version": release.version, "needs": release.needs, "extras": release.extras}
+    file.write_text(json.dumps({**head, "modules": modules, "takes": rows}))
+    return Examined(release, found)
 
 
-def answers_kept(wanted: list[Taken], path: Path) -> Answers:
+def declared(tree: WheelTree) -> Release:
+    """Return a release with the ranges that its METADATA has for the other package."""
+    other = ZOO if tree.name == UNSLOTH else UNSLOTH
+    plain, extras = [], set()
+    for text in HeaderParser().parsestr(tree.metadata()).get_all("Requires-Dist", []):
+        requirement = Requirement(text)
+        if canonicalize_name(requirement.name) != other:
+            continue
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            plain.append(str(requirement.specifier))
+        elif "extra" in str(requirement.marker):
+            extras.add(str(requirement.specifier))
+    return Release(
+        version=str(tree.version),
+        needs=",".join(plain) if plain else None,
+        extras=tuple(sorted(extras - set(plain))),
+    )
+
+
+def needs(releases: Iterable[Examined]) -> list[Taken]:
+    """Return everything that any of the releases takes."""
+    takes = (takes for one in releases for takes in one.scan.takes.values())
+    found = {taken for each in takes for taken, _ in each}
+    return sorted(found, key=lambda taken: (taken.module, taken.name, taken.key))
+
+
+def answered(kept: Path, wanted: list[Taken], wheel: WheelFile) -> dict[Taken, bool | None]:
     """Return whether a release has each of ``wanted``, from its file as far as that goes."""
-    file = path.parent / "scans" / f"{path.name}.has.json"
+    file = kept / f"{wheel.filename}.has"
     rows = json.loads(file.read_text()) if file.is_file() else []
-    answers = Answers(tree_in(path), {Taken(*row[:3]): row[3] for row in rows})
-    before = len(answers.known)
-    for taken in wanted:
-        answers.has(taken)
-    if len(answers.known) > before:
-        kept = [[t.module, t.name, t.key, answer] for t, answer in answers.known.items()]
-        file.write_text(json.dumps(kept))
-    return Answers(answers.tree, answers.known)
+    known = {Taken(*row[:3]): row[3] for row in rows}
+    missing = [taken for taken in wanted if taken not in known]
+    if missing:
+        with closing(RangeClient(credentials=index_address)) as client:
+            known.update(answers(WheelTree(wheel, client, SpanStore()), missing))
+        kept_rows = [[t.module, t.name, t.key, answer] for t, answer in known.items()]
+        file.write_text(json.dumps(kept_rows))
+    return {taken: known[taken] for taken in wanted}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.values import Absent, Const, ModuleRef, Registry, Unknown, Value
 from grpoenv.linker.world import World
 
-__all__ = ["Answers", "Scan", "Taken", "first_failure", "scan"]
+__all__ = ["Scan", "Taken", "answers", "first_failure", "scan"]
 
 
 @dataclass(frozen=True)
@@ -104,22 +104,11 @@ def scan(tree: SourceTree, other: str, modules: Iterable[str]) -> Scan:
     return Scan(str(tree.version), takes)
 
 
-class Answers:
-    """Whether one release has what another takes: each answer is worked out once."""
-
-    def __init__(self, tree: SourceTree, known: Mapping[Taken, bool | None] | None = None) -> None:
-        self.tree = tree
-        self._world: World | None = None
-        self.known: dict[Taken, bool | None] = dict(known or {})
-
-    def has(self, taken: Taken) -> bool | None:
-        """Tell whether it is there, None if that cannot be told from sources."""
-        if taken not in self.known:
-            if self._world is None:
-                self._world = World([self.tree])
-            with roomy():
-                self.known[taken] = _has(self._world, taken)
-        return self.known[taken]
+def answers(tree: SourceTree, wanted: Iterable[Taken]) -> dict[Taken, bool | None]:
+    """Tell of each of ``wanted`` whether a release has it, None if sources cannot tell."""
+    with roomy():
+        world = World([tree])
+        return {taken: _has(world, taken) for taken in wanted}
 
 
 def _has(world: World, taken: Taken) -> bool | None:
@@ -139,21 +128,25 @@ def _has(world: World, taken: Taken) -> bool | None:
 
 
 def first_failure(
-    importer: Scan, start: str, answers: Answers, other: Scan, back: Answers
+    importer: Scan,
+    start: str,
+    has: Mapping[Taken, bool | None],
+    other: Scan,
+    back: Mapping[Taken, bool | None],
 ) -> tuple[Taken, str] | None:
     """Return what first stops ``import start`` in a pair and the place, None if nothing does.
 
-    ``answers`` are those of the other release, ``other`` what its modules take in turn, which
+    ``has`` are the `answers` of the other release, ``other`` what its modules take in turn, which
     ``back`` answers.
     """
     seen: set[str] = set()
     for taken, place in importer.takes.get(start, ()):
-        if answers.has(taken) is False:
+        if has[taken] is False:
             return taken, place
         if taken.module in seen:
             continue
         seen.add(taken.module)
         for returned, there in other.takes.get(taken.module, ()):
-            if back.has(returned) is False:
+            if back[returned] is False:
                 return returned, there
     return None

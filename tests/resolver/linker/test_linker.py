@@ -10,7 +10,7 @@ from packaging.utils import NormalizedName
 from packaging.version import Version
 
 from grpoenv.linker import Fault, Linkage, Phase, Platform, link
-from grpoenv.linker.pairs import Answers, Taken, first_failure, scan
+from grpoenv.linker.pairs import Scan, Taken, answers, first_failure, scan
 
 USER, GIVER = "unsloth", "unsloth_zoo"
 
@@ -428,15 +428,21 @@ def test_pairs_are_answered_from_what_each_release_takes_alone() -> None:
     )
     old, new = tree(GIVER, sub="R = {'a': 1}"), tree(GIVER, sub="R = {'a': 1}\nb = 1")
     back = tree(GIVER, sub="from unsloth import gone\nR = {'a': 1}\nb = 1")
+    scans = [scan(zoo, USER, ["unsloth_zoo", "unsloth_zoo.sub"]) for zoo in (old, new, back)]
     taken = scan(user, GIVER, [USER])
+    own = answers(user, takes(*scans))
     results = []
-    for zoo in (old, new, back):
-        other = scan(zoo, USER, ["unsloth_zoo", "unsloth_zoo.sub"])
-        failure = first_failure(taken, USER, Answers(zoo), other, Answers(user))
+    for zoo, other in zip((old, new, back), scans, strict=True):
+        failure = first_failure(taken, USER, answers(zoo, takes(taken)), other, own)
         results.append(failure and (failure[0].what, failure[0].exception, failure[1]))
     assert results == [
         ("unsloth_zoo.sub.b", "ImportError", "unsloth/__init__.py:3"),
         None,
         ("unsloth.gone", "ImportError", "unsloth_zoo/sub.py:1"),
     ]
-    assert Answers(new).has(Taken("unsloth_zoo.sub", "R", "c")) is False
+    other_key = Taken("unsloth_zoo.sub", "R", "c")
+    assert answers(new, [other_key]) == {other_key: False}
+
+
+def takes(*scans: Scan) -> list[Taken]:
+    return [taken for one in scans for taking in one.takes.values() for taken, _ in taking]

@@ -1,0 +1,136 @@
+"""The data files of ``benchmarks/pairs.py``: what they hold, and how they are read and written.
+
+A classification (schema 1) is a JSON object::
+
+    schema, date, grpoenv   the version of this form, the day, and the version that made it
+    unsloth, unsloth_zoo    a list of releases, oldest first: {version, needs, extras}; needs is the
+                            range of the other package that a plain install declares ("" for any,
+                            null where it is not named), extras the ranges that extras add
+    undetermined            the names of which sources do not tell whether they are there; such a
+                            name stops no pair
+    verdicts                what stops an import: {exception, name, lacks, at}, where lacks is the
+                            package that has no such name, and at the line of the other that takes it
+    pairs                   for each release of unsloth, in that order, its verdicts with every
+                            release of unsloth_zoo, as runs [verdict, how many]; verdict is an index
+                            into verdicts, or -1 for a pair that imports as far as the two decide it
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from packaging.specifiers import SpecifierSet
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release, and the ranges that it declares for the other package."""
+
+    version: str
+    needs: str | None = None
+    extras: tuple[str, ...] = ()
+
+    def admits(self, version: str, *, extras: bool = False) -> bool:
+        """Tell whether an install with ``version`` of the other package meets the ranges."""
+        ranges = [self.needs or "", *(self.extras if extras else ())]
+        return all(_range(text).contains(version, prereleases=True) for text in ranges)
+
+
+@cache
+def _range(text: str) -> SpecifierSet:
+    return SpecifierSet(text)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What first stops ``import unsloth`` in a pair."""
+
+    exception: str
+    name: str
+    lacks: str
+    at: str
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The verdict on every pair: ``rows[i][j]`` is that of ``unsloth[i]`` with ``zoos[j]``."""
+
+    date: str
+    grpoenv: str
+    unsloth: Sequence[Release]
+    zoos: Sequence[Release]
+    undetermined: Sequence[str]
+    rows: Sequence[Sequence[Verdict | None]]
+
+    def verdict(self, unsloth: str, zoo: str) -> Verdict | None:
+        """Return what stops a pair, None if nothing does; raises KeyError for an unknown release."""
+        return self.rows[_place(self.unsloth, unsloth)][_place(self.zoos, zoo)]
+
+
+def _place(releases: Sequence[Release], version: str) -> int:
+    for index, release in enumerate(releases):
+        if release.version == version:
+            return index
+    raise KeyError(version)
+
+
+def write_classification(found: Classification, path: Path) -> None:
+    """Write the file, one release a line."""
+    verdicts = list(dict.fromkeys(v for row in found.rows for v in row if v is not None))
+    index = {None: -1, **{verdict: number for number, verdict in enumerate(verdicts)}}
+    lines = {
+        "unsloth": [asdict(release) for release in found.unsloth],
+        "unsloth_zoo": [asdict(release) for release in found.zoos],
+        "undetermined": found.undetermined,
+        "verdicts": [asdict(verdict) for verdict in verdicts],
+        "pairs": [[[index[v], len(list(run))] for v, run in groupby(row)] for row in found.rows],
+    }
+    head = {"schema": SCHEMA, "date": found.date, "grpoenv": found.grpoenv}
+    parts = [f'"{key}": {json.dumps(value)}' for key, value in head.items()]
+    parts += [f'"{key}": [\n{_rows(value)}\n]' for key, value in lines.items()]
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
+def _rows(values: Sequence[object]) -> str:
+    return ",\n".join(json.dumps(value, separators=(",", ":")) for value in values)
+
+
+def read_classification(path: Path) -> Classification:
+    """Read the file; raises SystemExit where it is of another schema."""
+    data = read_data(path)
+    verdicts = [Verdict(**row) for row in data["verdicts"]]
+    return Classification(
+        date=data["date"],
+        grpoenv=data["grpoenv"],
+        unsloth=_releases(data["unsloth"]),
+        zoos=_releases(data["unsloth_zoo"]),
+        undetermined=data["undetermined"],
+        rows=[
+            [
+                None if number < 0 else verdicts[number]
+                for number, count in runs
+                for _ in [0] * count
+            ]
+            for runs in data["pairs"]
+        ],
+    )
+
+
+def _releases(rows: Sequence[dict[str, Any]]) -> list[Release]:
+    return [Release(row["version"], row["needs"], tuple(row["extras"])) for row in rows]
+
+
+def read_data(path: Path) -> dict[str, Any]:
+    """Return the content of a data file; raises SystemExit where it is of another schema."""
+    data: dict[str, Any] = json.loads(path.read_text())
+    if data.get("schema") != SCHEMA:
+        raise SystemExit(f"{path} has the schema {data.get('schema')!r}; this reads {SCHEMA}")
+    return data
