@@ -191,13 +191,10 @@ class Evaluator:
             return UNKNOWN
         if (cls.module.name, f"{cls.node.name}.{name}") in self.world.patched:
             return UNKNOWN
-        for statement in reversed(cls.node.body):
-            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                if statement.name == name:
-                    return Function(cls.module, statement, cls)
-            elif not isinstance(statement, (ast.Expr, ast.Pass)):
-                if name in _mentioned(statement):
-                    return UNKNOWN
+        members = self.world.members_of(cls.node)
+        if name in members:
+            method = members[name]
+            return UNKNOWN if method is None else Function(cls.module, method, cls)
         for base in cls.node.bases:
             value = self.world.evaluator.eval(base, Frame(cls.module))
             if isinstance(value, ModuleRef) and value.name in ("builtins.object", "abc.ABC"):
@@ -462,11 +459,3 @@ def _decorator_name(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""
-
-
-def _mentioned(statement: ast.stmt) -> set[str]:
-    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)} | {
-        node.name
-        for node in ast.walk(statement)
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-    }
