@@ -79,6 +79,7 @@ class Evaluator:
     def __init__(self, world: World) -> None:
         self.world = world
         self._depth = 0
+        self._methods: dict[type[ast.expr], Callable[[Any, Frame], Value]] = {}
 
     def truth(self, node: ast.expr, frame: Frame) -> bool | None:
         """Return whether a condition is true, None if that cannot be told."""
@@ -90,8 +91,10 @@ class Evaluator:
             return Unknown("too deeply nested")
         self._depth += 1
         try:
-            method = getattr(self, f"_eval_{type(node).__name__}", None)
-            return self.eval_other(node, frame) if method is None else method(node, frame)
+            kind = type(node)
+            if kind not in self._methods:
+                self._methods[kind] = getattr(self, f"_eval_{kind.__name__}", self.eval_other)
+            return self._methods[kind](node, frame)
         finally:
             self._depth -= 1
 

@@ -22,7 +22,7 @@ class Body:
 
 
 def children(node: ast.AST) -> list[ast.AST]:
-    """Return the nodes directly below, as ``ast.iter_child_nodes`` at a third of its cost."""
+    """Return the nodes directly below, as ``ast.iter_child_nodes`` yields them, with less ado."""
     found: list[ast.AST] = []
     for name in node._fields:
         value = getattr(node, name, None)

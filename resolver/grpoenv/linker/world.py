@@ -93,6 +93,7 @@ class World:
         self._packages: dict[str, SourceTree] = {}
         self._modules: dict[str, Module | Opaque | None] = {}
         self._lazy: dict[str, dict[str, str] | None] = {}
+        self._exports: dict[str, set[str]] = {}
         self._resolving: set[tuple[str, str]] = set()
         self._lookups: dict[tuple[str, str], Value | Absent] = {}
         self._items: dict[tuple[str, str], dict[str, ast.expr] | Unknown] = {}
@@ -405,16 +406,21 @@ class World:
     def _gathered(self, folder: str) -> dict[str, str]:
         found: dict[str, str] = {}
         for name in self.submodules(folder):
-            entry = self._entries[name]
-            if entry.kind not in ("module", "package"):
-                continue
-            try:
-                raw = entry.tree.read(entry.path)
-            except (OSError, KeyError, ValueError):
-                continue
-            for exported in gathered_names(raw):
+            for exported in self._exported(name):
                 found.setdefault(exported, name)
         return found
+
+    def _exported(self, name: str) -> set[str]:
+        """Return what a module lists for its lazy package; a package and the one above both ask."""
+        if name not in self._exports:
+            entry, exported = self._entries[name], set[str]()
+            if entry.kind in ("module", "package"):
+                try:
+                    exported = gathered_names(entry.tree.read(entry.path))
+                except (OSError, KeyError, ValueError):
+                    pass
+            self._exports[name] = exported
+        return self._exports[name]
 
 
 def _gives_out_others(module: Module, name: str) -> bool:
