@@ -9,10 +9,11 @@ called and can be told.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from grpoenv.linker.evaluate import Evaluator, Frame, truth_of
 from grpoenv.linker.faults import Fault, Faults, Need, Phase
@@ -92,6 +93,7 @@ class Interpreter(Evaluator):
         self.sure = True
         self.start = ""
         self.copied: dict[ast.AST, Frame] = {}
+        self._statements: dict[type[ast.stmt], Callable[[Any, Frame], _Flow]] = {}
         self._line = 0
         self._guards: list[_Guard] = []
         self._imported: dict[str, list[tuple[bool, frozenset[str] | None]]] = {}
@@ -217,9 +219,12 @@ class Interpreter(Evaluator):
 
     def statement(self, node: ast.stmt, frame: Frame) -> _Flow:
         """Follow one statement."""
-        method = getattr(self, f"_do_{type(node).__name__}", None)
-        if method is not None:
-            return method(node, frame)  # type: ignore[no-any-return]
+        kind = type(node)
+        if kind not in self._statements:
+            self._statements[kind] = getattr(self, f"_do_{kind.__name__}", self._do_other)
+        return self._statements[kind](node, frame)
+
+    def _do_other(self, node: ast.stmt, frame: Frame) -> _Flow:
         for child in children(node):
             if isinstance(child, ast.expr):
                 self.eval(child, frame)

@@ -9,6 +9,13 @@ __all__ = ["Body", "FunctionNode", "body_of", "children", "members_of", "walk"]
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
+_PLAIN = frozenset(
+    "arg asname attr conversion ctx id is_async kind level module n name op ops simple type_comment".split()
+)
+"""Fields that hold texts and numbers, and nodes that say no more than their own kind."""
+
+_FIELDS: dict[type[ast.AST], tuple[str, ...]] = {}
+
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -22,9 +29,12 @@ class Body:
 
 
 def children(node: ast.AST) -> list[ast.AST]:
-    """Return the nodes directly below, as ``ast.iter_child_nodes`` yields them, with less ado."""
+    """Return the nodes directly below but for contexts and operators, in order."""
+    kind = type(node)
+    if kind not in _FIELDS:
+        _FIELDS[kind] = tuple(name for name in kind._fields if name not in _PLAIN)
     found: list[ast.AST] = []
-    for name in node._fields:
+    for name in _FIELDS[kind]:
         value = getattr(node, name, None)
         if isinstance(value, ast.AST):
             found.append(value)
