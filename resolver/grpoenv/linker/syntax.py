@@ -18,6 +18,24 @@ _FIELDS: dict[type[ast.AST], tuple[str, ...]] = {}
 
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
+_TELLING = frozenset(
+    (
+        *_SCOPES,
+        ast.Constant,
+        ast.ExceptHandler,
+        ast.Global,
+        ast.Import,
+        ast.ImportFrom,
+        ast.Lambda,
+        ast.Name,
+        ast.Nonlocal,
+        ast.Return,
+        ast.Yield,
+        ast.YieldFrom,
+    )
+)
+"""The kinds of node that tell something of a function's body, or end the walk."""
+
 
 @dataclass(frozen=True, slots=True)
 class Body:
@@ -62,6 +80,9 @@ def body_of(node: FunctionNode) -> Body:
     queue: list[ast.AST] = list(node.body)
     while queue:
         child = queue.pop()
+        if type(child) not in _TELLING:
+            queue += children(child)
+            continue
         if isinstance(child, ast.Name):
             if not isinstance(child.ctx, ast.Load):
                 names.add(child.id)
@@ -69,7 +90,7 @@ def body_of(node: FunctionNode) -> Body:
         if isinstance(child, _SCOPES):
             names.add(child.name)
             continue
-        if isinstance(child, ast.Lambda):
+        if isinstance(child, (ast.Constant, ast.Lambda)):
             continue
         if isinstance(child, (ast.Import, ast.ImportFrom)):
             names |= {a.asname or a.name.partition(".")[0] for a in child.names}
