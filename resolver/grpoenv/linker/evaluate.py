@@ -22,6 +22,7 @@ from grpoenv.linker.values import (
     Function,
     Instance,
     ModuleRef,
+    Partial,
     Registry,
     Source,
     Unknown,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Evaluator", "Frame", "truth_of"]
 
 _MAX_DEPTH = 60
+_MAX_BASES = 20
 _AVAILABLE = re.compile(r"^_?is_(\w+?)_(?:available|installed)$")
 _VERSION_TEST = re.compile(r"^is_(\w+?)_(?:version|greater_or_equal|less_or_equal)(?:_than)?$")
 _GENERATION = re.compile(r"_v?\d+$")
@@ -155,6 +157,8 @@ class Evaluator:
         if isinstance(value, (Class, Instance)):
             # what torch.autograd.Function calls with one argument of its own before the others
             return self.member(value, "forward" if name == "apply" else name)
+        if isinstance(value, Partial):
+            return value.attributes.get(name, UNKNOWN)
         if isinstance(value, Const) and isinstance(value.value, Version):
             return _version_part(value.value, name)
         return UNKNOWN
@@ -190,7 +194,7 @@ class Evaluator:
 
     def find_member(self, cls: Class, name: str, depth: int = 0) -> Function | Unknown | None:
         """Return the method ``name``; None where the class and all its bases have none."""
-        if depth > 20:
+        if depth > _MAX_BASES:
             return UNKNOWN
         if (cls.module.name, f"{cls.node.name}.{name}") in self.world.patched:
             return UNKNOWN
@@ -374,7 +378,20 @@ class Evaluator:
             if isinstance(found, Unknown):
                 return UNKNOWN
             return Const(not isinstance(found, Absent))
+        if isinstance(value, Instance) and self._has_field(value.cls, name):
+            return Const(True)
         return UNKNOWN
+
+    def _has_field(self, cls: Class, name: str, depth: int = 0) -> bool:
+        """Tell whether a class or one of its bases certainly gives its objects a field."""
+        for statement in cls.node.body:
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                if statement.target.id == name and statement.value is not None:
+                    return True
+        bases = (self.world.evaluator.eval(base, Frame(cls.module)) for base in cls.node.bases)
+        return depth < _MAX_BASES and any(
+            isinstance(base, Class) and self._has_field(base, name, depth + 1) for base in bases
+        )
 
     def _get(self, arguments: list[Value], name: str) -> Value:
         if isinstance(arguments[0], ModuleRef) and self.world.tree_of(arguments[0].name):

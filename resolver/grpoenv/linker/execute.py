@@ -93,6 +93,7 @@ class Interpreter(Evaluator):
         self.sure = True
         self.start = ""
         self.copied: dict[ast.AST, Frame] = {}
+        self.receivers: dict[ast.AST, Value] = {}
         self._statements: dict[type[ast.stmt], Callable[[Any, Frame], _Flow]] = {}
         self._line = 0
         self._guards: list[_Guard] = []
@@ -787,8 +788,11 @@ class Interpreter(Evaluator):
         names: dict[str, Value] = {}
         arguments = function.node.args
         positional = [*arguments.posonlyargs, *arguments.args]
-        if function.owner is not None and positional:
-            names[positional[0].arg] = Instance(function.owner)
+        receiver = self.receivers.get(function.node)
+        if receiver is None and function.owner is not None:
+            receiver = Instance(function.owner)
+        if receiver is not None and positional:
+            names[positional[0].arg] = receiver
         parent = (
             self.copied.get(function.node)
             or self.closures.get(function.node)

@@ -167,9 +167,7 @@ def catches(handler: ast.ExceptHandler) -> frozenset[str] | None:
 
 def _own_expressions(statement: ast.stmt) -> Iterator[ast.AST]:
     """Walk the expressions of a statement, not the statements inside it nor deferred code."""
-    queue: list[ast.AST] = [
-        child for child in children(statement) if isinstance(child, ast.expr)
-    ]
+    queue: list[ast.AST] = [child for child in children(statement) if isinstance(child, ast.expr)]
     while queue:
         node = queue.pop()
         yield node

@@ -10,7 +10,24 @@ __all__ = ["Body", "FunctionNode", "body_of", "children", "members_of", "walk"]
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 _PLAIN = frozenset(
-    "arg asname attr conversion ctx id is_async kind level module n name op ops simple type_comment".split()
+    [
+        "arg",
+        "asname",
+        "attr",
+        "conversion",
+        "ctx",
+        "id",
+        "is_async",
+        "kind",
+        "level",
+        "module",
+        "n",
+        "name",
+        "op",
+        "ops",
+        "simple",
+        "type_comment",
+    ]
 )
 """Fields that hold texts and numbers, and nodes that say no more than their own kind."""
 
