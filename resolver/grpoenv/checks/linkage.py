@@ -6,7 +6,6 @@ is kept in the user's cache until a RECORD or a source that was read changes.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import os
@@ -72,10 +71,7 @@ def _link(
     )
     # What is in a wheel is told by the wheel's hash, which the key has.
     files = [] if environment.planned is not None else list(linkage.paths)
-    findings = list(_findings(environment, linkage))
-    # Millions of syntax nodes are done with: to look for cycles in them costs as much as the linking.
-    gc.freeze()
-    return findings, files
+    return list(_findings(environment, linkage)), files
 
 
 def _findings(environment: Environment, linkage: Linkage) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from grpoenv.linker.values import (
     Function,
     Instance,
     ModuleRef,
+    Partial,
     Registry,
     Source,
     Unknown,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Evaluator", "Frame", "truth_of"]
 
 _MAX_DEPTH = 60
+_MAX_BASES = 20
 _AVAILABLE = re.compile(r"^_?is_(\w+?)_(?:available|installed)$")
 _VERSION_TEST = re.compile(r"^is_(\w+?)_(?:version|greater_or_equal|less_or_equal)(?:_than)?$")
 _GENERATION = re.compile(r"_v?\d+$")
@@ -79,6 +81,7 @@ class Evaluator:
     def __init__(self, world: World) -> None:
         self.world = world
         self._depth = 0
+        self._methods: dict[type[ast.expr], Callable[[Any, Frame], Value]] = {}
 
     def truth(self, node: ast.expr, frame: Frame) -> bool | None:
         """Return whether a condition is true, None if that cannot be told."""
@@ -90,8 +93,10 @@ class Evaluator:
             return Unknown("too deeply nested")
         self._depth += 1
         try:
-            method = getattr(self, f"_eval_{type(node).__name__}", None)
-            return self.eval_other(node, frame) if method is None else method(node, frame)
+            kind = type(node)
+            if kind not in self._methods:
+                self._methods[kind] = getattr(self, f"_eval_{kind.__name__}", self.eval_other)
+            return self._methods[kind](node, frame)
         finally:
             self._depth -= 1
 
@@ -152,6 +157,8 @@ class Evaluator:
         if isinstance(value, (Class, Instance)):
             # what torch.autograd.Function calls with one argument of its own before the others
             return self.member(value, "forward" if name == "apply" else name)
+        if isinstance(value, Partial):
+            return value.attributes.get(name, UNKNOWN)
         if isinstance(value, Const) and isinstance(value.value, Version):
             return _version_part(value.value, name)
         return UNKNOWN
@@ -187,17 +194,14 @@ class Evaluator:
 
     def find_member(self, cls: Class, name: str, depth: int = 0) -> Function | Unknown | None:
         """Return the method ``name``; None where the class and all its bases have none."""
-        if depth > 20:
+        if depth > _MAX_BASES:
             return UNKNOWN
         if (cls.module.name, f"{cls.node.name}.{name}") in self.world.patched:
             return UNKNOWN
-        for statement in reversed(cls.node.body):
-            if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                if statement.name == name:
-                    return Function(cls.module, statement, cls)
-            elif not isinstance(statement, (ast.Expr, ast.Pass)):
-                if name in _mentioned(statement):
-                    return UNKNOWN
+        members = self.world.members_of(cls.node)
+        if name in members:
+            method = members[name]
+            return UNKNOWN if method is None else Function(cls.module, method, cls)
         for base in cls.node.bases:
             value = self.world.evaluator.eval(base, Frame(cls.module))
             if isinstance(value, ModuleRef) and value.name in ("builtins.object", "abc.ABC"):
@@ -374,7 +378,20 @@ class Evaluator:
             if isinstance(found, Unknown):
                 return UNKNOWN
             return Const(not isinstance(found, Absent))
+        if isinstance(value, Instance) and self._has_field(value.cls, name):
+            return Const(True)
         return UNKNOWN
+
+    def _has_field(self, cls: Class, name: str, depth: int = 0) -> bool:
+        """Tell whether a class or one of its bases certainly gives its objects a field."""
+        for statement in cls.node.body:
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                if statement.target.id == name and statement.value is not None:
+                    return True
+        bases = (self.world.evaluator.eval(base, Frame(cls.module)) for base in cls.node.bases)
+        return depth < _MAX_BASES and any(
+            isinstance(base, Class) and self._has_field(base, name, depth + 1) for base in bases
+        )
 
     def _get(self, arguments: list[Value], name: str) -> Value:
         if isinstance(arguments[0], ModuleRef) and self.world.tree_of(arguments[0].name):
@@ -462,11 +479,3 @@ def _decorator_name(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""
-
-
-def _mentioned(statement: ast.stmt) -> set[str]:
-    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)} | {
-        node.name
-        for node in ast.walk(statement)
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-    }

@@ -9,10 +9,11 @@ called and can be told.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from grpoenv.linker.evaluate import Evaluator, Frame, truth_of
 from grpoenv.linker.faults import Fault, Faults, Need, Phase
@@ -24,6 +25,7 @@ from grpoenv.linker.signatures import (
     shape_of,
     signature_of,
 )
+from grpoenv.linker.syntax import children, walk
 from grpoenv.linker.values import (
     UNKNOWN,
     Absent,
@@ -91,6 +93,8 @@ class Interpreter(Evaluator):
         self.sure = True
         self.start = ""
         self.copied: dict[ast.AST, Frame] = {}
+        self.receivers: dict[ast.AST, Value] = {}
+        self._statements: dict[type[ast.stmt], Callable[[Any, Frame], _Flow]] = {}
         self._line = 0
         self._guards: list[_Guard] = []
         self._imported: dict[str, list[tuple[bool, frozenset[str] | None]]] = {}
@@ -216,10 +220,13 @@ class Interpreter(Evaluator):
 
     def statement(self, node: ast.stmt, frame: Frame) -> _Flow:
         """Follow one statement."""
-        method = getattr(self, f"_do_{type(node).__name__}", None)
-        if method is not None:
-            return method(node, frame)  # type: ignore[no-any-return]
-        for child in ast.iter_child_nodes(node):
+        kind = type(node)
+        if kind not in self._statements:
+            self._statements[kind] = getattr(self, f"_do_{kind.__name__}", self._do_other)
+        return self._statements[kind](node, frame)
+
+    def _do_other(self, node: ast.stmt, frame: Frame) -> _Flow:
+        for child in children(node):
             if isinstance(child, ast.expr):
                 self.eval(child, frame)
         return _Flow.ON
@@ -420,7 +427,7 @@ class Interpreter(Evaluator):
     def _check_lengths(
         self, target: ast.Tuple | ast.List, function: Function, frame: Frame
     ) -> None:
-        lengths = return_lengths(function.node)
+        lengths = return_lengths(function.node, self.world.body_of(function.node))
         wanted = len(target.elts)
         if lengths is None or wanted in lengths:
             return
@@ -465,7 +472,7 @@ class Interpreter(Evaluator):
             with self._unsure():
                 flow = self._tolerant(body, frame)
         returns = flow is not _Flow.ON and any(
-            isinstance(node, ast.Return) for statement in body for node in ast.walk(statement)
+            isinstance(node, ast.Return) for statement in body for node in walk(statement)
         )
         with self._unsure():
             self._tolerant(orelse, frame)
@@ -569,7 +576,7 @@ class Interpreter(Evaluator):
             return UNKNOWN
         if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
             return self._comprehension(node, frame)
-        for child in ast.iter_child_nodes(node):
+        for child in children(node):
             if isinstance(child, ast.expr):
                 self.eval(child, frame)
         return UNKNOWN
@@ -593,14 +600,14 @@ class Interpreter(Evaluator):
         local = frozenset(
             name.id
             for generator in node.generators
-            for name in ast.walk(generator.target)
+            for name in walk(generator.target)
             if isinstance(name, ast.Name)
         )
         self.eval(node.generators[0].iter, frame)
         inner = Frame(frame.module, {}, local, frame, frame.depth + 1)
         with self._unsure():
             try:
-                for child in ast.iter_child_nodes(node):
+                for child in children(node):
                     if isinstance(child, ast.expr):
                         self.eval(child, inner)
             except _Thrown:
@@ -759,9 +766,11 @@ class Interpreter(Evaluator):
         """Follow the body of a function, unless that was done or it is not one to follow."""
         if function.module.tree.name not in self.follows or self._calls >= self._most_calls:
             return
-        if isinstance(function.node, ast.AsyncFunctionDef) or _is_generator(function.node):
-            return
         if not self._is_new(self._called.setdefault(function.node, [])):
+            return
+        if isinstance(function.node, ast.AsyncFunctionDef):
+            return
+        if self.world.body_of(function.node).is_generator:
             return
         before, self._returned = self._returned, None
         self._calls += 1
@@ -779,14 +788,17 @@ class Interpreter(Evaluator):
         names: dict[str, Value] = {}
         arguments = function.node.args
         positional = [*arguments.posonlyargs, *arguments.args]
-        if function.owner is not None and positional:
-            names[positional[0].arg] = Instance(function.owner)
+        receiver = self.receivers.get(function.node)
+        if receiver is None and function.owner is not None:
+            receiver = Instance(function.owner)
+        if receiver is not None and positional:
+            names[positional[0].arg] = receiver
         parent = (
             self.copied.get(function.node)
             or self.closures.get(function.node)
             or Frame(function.module)
         )
-        return Frame(function.module, names, _local_names(function.node), parent, 1)
+        return Frame(function.module, names, self.world.body_of(function.node).local, parent, 1)
 
 
 def _functions(statement: ast.stmt, module: Module) -> Iterator[Function]:
@@ -841,40 +853,3 @@ def _last(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""
-
-
-def _local_names(node: ast.FunctionDef | ast.AsyncFunctionDef) -> frozenset[str]:
-    """Return the names that a function binds itself."""
-    arguments = node.args
-    names = {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
-    names |= {a.arg for a in (arguments.vararg, arguments.kwarg) if a is not None}
-    outside: set[str] = set()
-    queue: list[ast.AST] = list(node.body)
-    while queue:
-        child = queue.pop()
-        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            names.add(child.name)
-            continue
-        if isinstance(child, ast.Lambda):
-            continue
-        if isinstance(child, ast.Name) and not isinstance(child.ctx, ast.Load):
-            names.add(child.id)
-        elif isinstance(child, (ast.Import, ast.ImportFrom)):
-            names |= {a.asname or a.name.partition(".")[0] for a in child.names}
-        elif isinstance(child, ast.ExceptHandler) and child.name:
-            names.add(child.name)
-        elif isinstance(child, (ast.Global, ast.Nonlocal)):
-            outside |= set(child.names)
-        queue += ast.iter_child_nodes(child)
-    return frozenset(names - outside)
-
-
-def _is_generator(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    queue: list[ast.AST] = list(node.body)
-    while queue:
-        child = queue.pop()
-        if isinstance(child, (ast.Yield, ast.YieldFrom)):
-            return True
-        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)):
-            queue += ast.iter_child_nodes(child)
-    return False

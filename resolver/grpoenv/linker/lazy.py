@@ -44,7 +44,9 @@ def scanned_folders(module: Module) -> list[str]:
 
 def gathered_names(raw: bytes) -> set[str]:
     """Return what a scanned source exports: its ``__all__`` and what it decorates as exported."""
-    names = {name.decode() for block in _ALL.finditer(raw) for name in _NAME.findall(block[1])}
+    first = raw.find(b"__all__")  # most often near the end
+    blocks = _ALL.finditer(raw, first) if first >= 0 else ()
+    names = {name.decode() for block in blocks for name in _NAME.findall(block[1])}
     if b"@requires(" in raw or b"@export(" in raw:
         names |= {name.decode() for name in _DECORATED.findall(raw)}
     return names

@@ -89,6 +89,8 @@ def link(
                 interpreter.begin(module)
         follow_default_run(interpreter)
         interpreter.follow_the_rest(_WITH_OPTIONS)
+        # Millions of syntax nodes are done with: to look for cycles in them costs as much again.
+        gc.freeze()
     undecided = {k: v for k, v in faults.undecided.items() if k in faults.needs}
     return Linkage(
         faults=tuple(faults.found.values()),

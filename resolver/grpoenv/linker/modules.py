@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Literal
 
 from grpoenv.linker.sources import SourceTree
+from grpoenv.linker.syntax import children
 
 __all__ = ["Binding", "Module", "Opaque", "Test", "catches", "parse"]
 
@@ -116,14 +117,18 @@ class Module:
 
     def sets_global(self, name: str) -> bool:
         """Tell whether a function declares ``name`` global, or runs text that may define it."""
-        word = re.escape(name)
-        if re.search(rf"^\s+global\b[^\n]*\b{word}\b", self.text, re.MULTILINE):
-            return True
-        return (
-            "globals()" in self.text
-            and "exec(" in self.text
-            and bool(re.search(rf"\b{word}\b", self.text))
-        )
+        return name in self._declared_global or name in self._run_as_text
+
+    @cached_property
+    def _declared_global(self) -> frozenset[str]:
+        lines = re.findall(r"^\s+global\b([^\n]*)", self.text, re.MULTILINE)
+        return frozenset(re.findall(r"\w+", " ".join(lines)))
+
+    @cached_property
+    def _run_as_text(self) -> frozenset[str]:
+        if "globals()" in self.text and "exec(" in self.text:
+            return frozenset(re.findall(r"\w+", self.text))
+        return frozenset()
 
 
 def parse(tree: SourceTree, path: str, name: str, is_package: bool) -> Module | Opaque:
@@ -162,14 +167,12 @@ def catches(handler: ast.ExceptHandler) -> frozenset[str] | None:
 
 def _own_expressions(statement: ast.stmt) -> Iterator[ast.AST]:
     """Walk the expressions of a statement, not the statements inside it nor deferred code."""
-    queue: list[ast.AST] = [
-        child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.expr)
-    ]
+    queue: list[ast.AST] = [child for child in children(statement) if isinstance(child, ast.expr)]
     while queue:
         node = queue.pop()
         yield node
         if not isinstance(node, ast.Lambda):
-            queue += ast.iter_child_nodes(node)
+            queue += children(node)
 
 
 def _blocks(statement: ast.stmt, tests: tuple[Test, ...]) -> list[_Block]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from dataclasses import dataclass
+
+from grpoenv.linker.syntax import Body, FunctionNode
 
 __all__ = ["CallShape", "Signature", "misfit", "return_lengths", "shape_of", "signature_of"]
 
@@ -118,23 +119,22 @@ def misfit(call: CallShape, signature: Signature) -> str:
     return ""
 
 
-def return_lengths(node: ast.FunctionDef | ast.AsyncFunctionDef) -> frozenset[int] | None:
+def return_lengths(node: FunctionNode, body: Body) -> frozenset[int] | None:
     """Return the lengths of the tuples that a function returns, None where one is not known."""
     if node.decorator_list and signature_of(node) is None:
         return None
     if any(_last_name(decorator) == "contextmanager" for decorator in node.decorator_list):
         return None
+    if body.is_generator:
+        return None
     lengths = set()
-    for statement in _own_nodes(node):
-        if isinstance(statement, (ast.Yield, ast.YieldFrom)):
+    for statement in body.returns:
+        value = statement.value
+        if not isinstance(value, ast.Tuple):
             return None
-        if isinstance(statement, ast.Return):
-            value = statement.value
-            if not isinstance(value, ast.Tuple):
-                return None
-            if any(isinstance(element, ast.Starred) for element in value.elts):
-                return None
-            lengths.add(len(value.elts))
+        if any(isinstance(element, ast.Starred) for element in value.elts):
+            return None
+        lengths.add(len(value.elts))
     return frozenset(lengths) or None
 
 
@@ -143,13 +143,3 @@ def _last_name(decorator: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""
-
-
-def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """Walk a function's body without the functions and classes inside it."""
-    queue = list(ast.iter_child_nodes(node))
-    while queue:
-        child = queue.pop()
-        yield child
-        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
-            queue += ast.iter_child_nodes(child)

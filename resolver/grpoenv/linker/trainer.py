@@ -16,11 +16,22 @@ from collections.abc import Iterator
 from grpoenv.linker.evaluate import Frame
 from grpoenv.linker.execute import Interpreter
 from grpoenv.linker.modules import Module
-from grpoenv.linker.values import UNKNOWN, Class, Const, Function, Source, Value
+from grpoenv.linker.values import (
+    UNKNOWN,
+    Class,
+    Const,
+    Function,
+    Instance,
+    ModuleRef,
+    Partial,
+    Source,
+    Value,
+)
 
 __all__ = ["follow_default_run"]
 
 _TRAINER = "trl.trainer.grpo_trainer"
+_CONFIG = "trl.trainer.grpo_config"
 _METHODS = ("__init__", "train", "compute_loss", "_prepare_inputs", "log")
 _WRITER = "unsloth.models.rl"
 _PARTS = "unsloth.models.rl_replacements"
@@ -55,7 +66,8 @@ def _class(interpreter: Interpreter, module: str, name: str) -> Value | None:
 def _follow_written_trainer(interpreter: Interpreter) -> None:
     """Follow the methods that unsloth puts into its trainer, among the sources it copies."""
     copies = list(_copies(interpreter))
-    names: dict[str, Value] = {name: UNKNOWN for name in _written_names(interpreter)}
+    names: dict[str, Value] = {name: ModuleRef(f"builtins.{name}") for name in dir(builtins)}
+    names.update((name, UNKNOWN) for name in _written_names(interpreter))
     names.update((copy.name, copy) for copy in copies)
     parts = interpreter.world.module(_PARTS)
     assert isinstance(parts, Module)
@@ -67,10 +79,13 @@ def _follow_written_trainer(interpreter: Interpreter) -> None:
             interpreter.copied[statement] = scope
         if copy.of.module.tree is not parts.tree:
             interpreter.statement(copy.of.node, scope)
+    config = _class(interpreter, _CONFIG, "GRPOConfig")
+    trainer = Partial({"args": Instance(config)} if isinstance(config, Class) else {})
     for maker in interpreter.appended.get((_PARTS, "RL_FUNCTIONS", _KEY), []):
         if isinstance(maker[0], Function):
             for method in _inner_methods(maker[0].node):
                 interpreter.copied[method] = Frame(parts, names)
+                interpreter.receivers[method] = trainer
                 interpreter.follow(Function(parts, method))
 
 
@@ -93,7 +108,7 @@ def _copies(interpreter: Interpreter) -> Iterator[Source]:
 
 def _written_names(interpreter: Interpreter) -> set[str]:
     """Return the names that the written trainer has besides the copies."""
-    names = set(dir(builtins))
+    names: set[str] = set()
     world = interpreter.world
     for module_name, wanted in ((_WRITER, "RLTrainer_replacement"), (_ZOO_WRITER, "import")):
         module = world.module(module_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from packaging.version import Version
@@ -19,6 +20,7 @@ __all__ = [
     "Instance",
     "Listing",
     "ModuleRef",
+    "Partial",
     "Registry",
     "Result",
     "Source",
@@ -80,6 +82,13 @@ class Instance:
     cls: Class
 
 
+@dataclass(frozen=True, eq=False)
+class Partial:
+    """An object of which only some attributes are known."""
+
+    attributes: Mapping[str, Value]
+
+
 @dataclass(frozen=True)
 class Registry:
     """A dictionary at the top level of a module."""
@@ -112,7 +121,17 @@ class Result:
 
 
 Value = (
-    Unknown | ModuleRef | Const | Function | Class | Instance | Registry | Listing | Source | Result
+    Unknown
+    | ModuleRef
+    | Const
+    | Function
+    | Class
+    | Instance
+    | Partial
+    | Registry
+    | Listing
+    | Source
+    | Result
 )
 UNKNOWN = Unknown()
 ABSENT = Absent()

@@ -14,6 +14,7 @@ from grpoenv.linker.evaluate import Evaluator, Frame
 from grpoenv.linker.lazy import gathered_names, is_lazy, lazy_names, scanned_folders
 from grpoenv.linker.modules import Binding, Module, Opaque, Test, parse
 from grpoenv.linker.sources import SourceTree
+from grpoenv.linker.syntax import Body, FunctionNode, body_of, members_of
 from grpoenv.linker.values import (
     UNKNOWN,
     Absent,
@@ -92,9 +93,13 @@ class World:
         self._packages: dict[str, SourceTree] = {}
         self._modules: dict[str, Module | Opaque | None] = {}
         self._lazy: dict[str, dict[str, str] | None] = {}
+        self._exports: dict[str, set[str]] = {}
         self._resolving: set[tuple[str, str]] = set()
         self._lookups: dict[tuple[str, str], Value | Absent] = {}
         self._items: dict[tuple[str, str], dict[str, ast.expr] | Unknown] = {}
+        self._public: dict[str, frozenset[str] | None] = {}
+        self._bodies: dict[FunctionNode, Body] = {}
+        self._members: dict[ast.ClassDef, dict[str, FunctionNode | None]] = {}
         for tree in self.trees.values():
             self._index(tree)
 
@@ -225,6 +230,18 @@ class World:
                 return module.where()
         return ""
 
+    def body_of(self, node: FunctionNode) -> Body:
+        """Return what the body of a function shows, read once."""
+        if node not in self._bodies:
+            self._bodies[node] = body_of(node)
+        return self._bodies[node]
+
+    def members_of(self, node: ast.ClassDef) -> dict[str, FunctionNode | None]:
+        """Return the members of a class, read once."""
+        if node not in self._members:
+            self._members[node] = members_of(node)
+        return self._members[node]
+
     def forget(self) -> None:
         """Drop what was concluded of names: something was patched since."""
         self._lookups.clear()
@@ -327,6 +344,12 @@ class World:
 
     def public_names(self, module: Module) -> frozenset[str] | None:
         """Return a constant ``__all__``, None where there is none or it is put together."""
+        if module.name not in self._public:
+            self._public[module.name] = self._constant_all(module)
+        return self._public[module.name]
+
+    @staticmethod
+    def _constant_all(module: Module) -> frozenset[str] | None:
         bindings = module.bindings.get("__all__", [])
         if len(bindings) != 1 or not isinstance(bindings[0].node, (ast.List, ast.Tuple)):
             return None
@@ -345,7 +368,7 @@ class World:
             return ModuleRef(f"{module.name}.{name}")
         if name.startswith("__") and name.endswith("__"):
             return Unknown("every module has such names")
-        if is_lazy(module):
+        if self._handed_out(module.name) is not None:
             return self._lazily(module, name)
         if "__getattr__" in module.bindings and not _gives_out_others(module, name):
             return Unknown(f"{module.where()} has a __getattr__")
@@ -356,11 +379,7 @@ class World:
         return Absent(module.where())
 
     def _lazily(self, module: Module, name: str) -> Value | Absent:
-        listed = lazy_names(module)
-        target = listed.get(name)
-        if target is None:
-            for folder in scanned_folders(module):
-                target = target or self._gathered(folder).get(name)
+        target = self.lazy_target(module.name, name)
         if target is None:
             return Absent(module.where())
         if self.module(target) is None:
@@ -368,33 +387,40 @@ class World:
         found = self.lookup(target, name)
         return Unknown(f"{target} does not show it") if isinstance(found, Absent) else found
 
-    def _gathered(self, folder: str) -> dict[str, str]:
-        known = self._lazy.get(folder)
-        if known is None:
-            known = {}
-            for name in self.submodules(folder):
-                entry = self._entries[name]
-                if entry.kind not in ("module", "package"):
-                    continue
-                try:
-                    raw = entry.tree.read(entry.path)
-                except (OSError, KeyError, ValueError):
-                    continue
-                for exported in gathered_names(raw):
-                    known.setdefault(exported, name)
-            self._lazy[folder] = known
-        return known
-
     def lazy_target(self, module_name: str, name: str) -> str | None:
         """Return the module that a lazy package would import to hand out ``name``."""
-        module = self.module(module_name)
-        if not isinstance(module, Module) or not is_lazy(module):
-            return None
-        target = lazy_names(module).get(name)
-        if target is None:
-            for folder in scanned_folders(module):
-                target = target or self._gathered(folder).get(name)
-        return target
+        handed = self._handed_out(module_name)
+        return handed.get(name) if handed else None
+
+    def _handed_out(self, module_name: str) -> dict[str, str] | None:
+        """Return what a lazy package hands out, by the module it is from; None for any other."""
+        if module_name not in self._lazy:
+            module, handed = self.module(module_name), None
+            if isinstance(module, Module) and is_lazy(module):
+                handed = lazy_names(module)
+                for folder in scanned_folders(module):
+                    handed = self._gathered(folder) | handed
+            self._lazy[module_name] = handed
+        return self._lazy[module_name]
+
+    def _gathered(self, folder: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for name in self.submodules(folder):
+            for exported in self._exported(name):
+                found.setdefault(exported, name)
+        return found
+
+    def _exported(self, name: str) -> set[str]:
+        """Return what a module lists for its lazy package; a package and the one above both ask."""
+        if name not in self._exports:
+            entry, exported = self._entries[name], set[str]()
+            if entry.kind in ("module", "package"):
+                try:
+                    exported = gathered_names(entry.tree.read(entry.path))
+                except (OSError, KeyError, ValueError):
+                    pass
+            self._exports[name] = exported
+        return self._exports[name]
 
 
 def _gives_out_others(module: Module, name: str) -> bool:

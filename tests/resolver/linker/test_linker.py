@@ -326,6 +326,27 @@ def test_a_copied_function_that_returns_another_number_fails_in_the_run() -> Non
     assert written(zoo) == [(Phase.RUN, "ValueError unsloth_zoo.losses.loss")]
 
 
+OLD_TRL = """        if hasattr(self.args, "loss_type"):
+            value, kl, kept = loss(inputs)
+        else:
+            value, kl = loss(inputs)
+"""
+
+
+def test_what_the_trainer_does_for_an_older_trl_is_not_followed() -> None:
+    user = tree(
+        USER,
+        init="from .models import rl_replacements",
+        models____init__="",
+        models__rl_replacements=PARTS.replace("        value, kl = loss(inputs)\n", OLD_TRL),
+    )
+    zoo = "def loss(x):\n    return x, x, x\nREPLACEMENTS = {'loss': loss}\n"
+    config = "class GRPOConfig:\n    loss_type: str = 'dapo'\n"
+    trl = tree("trl", trainer____init__="", trainer__grpo_config=config)
+    assert link([user, tree(GIVER, losses=zoo), trl]).faults == ()
+    assert len(link([user, tree(GIVER, losses=zoo)]).faults) == 1
+
+
 def test_a_copied_function_that_is_called_otherwise_fails_in_the_run() -> None:
     zoo = "def loss(x, mask):\n    return x, x\nREPLACEMENTS = {'loss': loss}\n"
     assert written(zoo) == [(Phase.RUN, "TypeError unsloth_zoo.losses.loss")]

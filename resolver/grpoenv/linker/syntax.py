@@ -1,0 +1,138 @@
+"""What a function or class shows of itself, read in one walk over its syntax."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+
+__all__ = ["Body", "FunctionNode", "body_of", "children", "members_of", "walk"]
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
+_PLAIN = frozenset(
+    [
+        "arg",
+        "asname",
+        "attr",
+        "conversion",
+        "ctx",
+        "id",
+        "is_async",
+        "kind",
+        "level",
+        "module",
+        "n",
+        "name",
+        "op",
+        "ops",
+        "simple",
+        "type_comment",
+    ]
+)
+"""Fields that hold texts and numbers, and nodes that say no more than their own kind."""
+
+_FIELDS: dict[type[ast.AST], tuple[str, ...]] = {}
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+_TELLING = frozenset(
+    (
+        *_SCOPES,
+        ast.Constant,
+        ast.ExceptHandler,
+        ast.Global,
+        ast.Import,
+        ast.ImportFrom,
+        ast.Lambda,
+        ast.Name,
+        ast.Nonlocal,
+        ast.Return,
+        ast.Yield,
+        ast.YieldFrom,
+    )
+)
+"""The kinds of node that tell something of a function's body, or end the walk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The names that a function binds itself, its ``return`` statements, and whether it yields."""
+
+    local: frozenset[str]
+    returns: tuple[ast.Return, ...]
+    is_generator: bool
+
+
+def children(node: ast.AST) -> list[ast.AST]:
+    """Return the nodes directly below but for contexts and operators, in order."""
+    kind = type(node)
+    if kind not in _FIELDS:
+        _FIELDS[kind] = tuple(name for name in kind._fields if name not in _PLAIN)
+    found: list[ast.AST] = []
+    for name in _FIELDS[kind]:
+        value = getattr(node, name, None)
+        if isinstance(value, ast.AST):
+            found.append(value)
+        elif isinstance(value, list):
+            found += [item for item in value if isinstance(item, ast.AST)]
+    return found
+
+
+def walk(node: ast.AST) -> list[ast.AST]:
+    """Return a node and all below it, parents first."""
+    found = [node]
+    for each in found:  # grows as it is walked
+        found += children(each)
+    return found
+
+
+def body_of(node: FunctionNode) -> Body:
+    """Return what the body of a function shows, leaving out the functions and classes inside it."""
+    arguments = node.args
+    names = {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
+    names |= {a.arg for a in (arguments.vararg, arguments.kwarg) if a is not None}
+    outside: set[str] = set()
+    returns: list[ast.Return] = []
+    is_generator = False
+    queue: list[ast.AST] = list(node.body)
+    while queue:
+        child = queue.pop()
+        if type(child) not in _TELLING:
+            queue += children(child)
+            continue
+        if isinstance(child, ast.Name):
+            if not isinstance(child.ctx, ast.Load):
+                names.add(child.id)
+            continue
+        if isinstance(child, _SCOPES):
+            names.add(child.name)
+            continue
+        if isinstance(child, (ast.Constant, ast.Lambda)):
+            continue
+        if isinstance(child, (ast.Import, ast.ImportFrom)):
+            names |= {a.asname or a.name.partition(".")[0] for a in child.names}
+        elif isinstance(child, ast.ExceptHandler) and child.name:
+            names.add(child.name)
+        elif isinstance(child, (ast.Global, ast.Nonlocal)):
+            outside |= set(child.names)
+        elif isinstance(child, ast.Return):
+            returns.append(child)
+        elif isinstance(child, (ast.Yield, ast.YieldFrom)):
+            is_generator = True
+        queue += children(child)
+    return Body(frozenset(names - outside), tuple(returns), is_generator)
+
+
+def members_of(node: ast.ClassDef) -> dict[str, FunctionNode | None]:
+    """Return the methods of a class by name, None for a name that it may bind in another way."""
+    found: dict[str, FunctionNode | None] = {}
+    for statement in reversed(node.body):
+        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            found.setdefault(statement.name, statement)
+        elif not isinstance(statement, (ast.Expr, ast.Pass)):
+            for each in walk(statement):
+                if isinstance(each, ast.Name):
+                    found.setdefault(each.id, None)
+                elif isinstance(each, _SCOPES):
+                    found.setdefault(each.name, None)
+    return found
