@@ -185,5 +185,5 @@ CHECK = Check(
     "what each package takes from another is there",
     _run,
     evidence="the sources of both sides, with file and line",
-    seconds=5.0,
+    seconds=10.0,
 )
