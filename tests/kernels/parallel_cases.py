@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import torch
@@ -111,6 +112,9 @@ def main(rank: int, world: int, store: str) -> None:
     check_empty()
     check_refusals()
     check_sharded()
+    # What still holds the group is to go before it, or its threads may outlive it and abort.
+    gc.collect()
+    dist.barrier()
     dist.destroy_process_group()
 
 
