@@ -62,7 +62,7 @@ class _Recorder(Interpreter):
         self.taken: dict[Taken, str] = {}
 
     def _note(self, taken: Taken, node: ast.AST, frame: Frame) -> None:
-        certain = self.sure and self.phase is Phase.IMPORT and self._kept() == frozenset()
+        certain = self.sure and self.phase is Phase.IMPORT and self.kept() == frozenset()
         if certain and taken not in self.taken:
             self.taken[taken] = f"{frame.module.path}:{getattr(node, 'lineno', 0)}"
 

@@ -1,0 +1,160 @@
+"""Whether calls bind, and what the functions do that are called."""
+
+from __future__ import annotations
+
+import ast
+
+from grpoenv.linker.bindings import Bindings
+from grpoenv.linker.evaluate import Frame
+from grpoenv.linker.faults import Faults, Need
+from grpoenv.linker.modules import Module
+from grpoenv.linker.reach import Visits
+from grpoenv.linker.signatures import Signature, misfit, shape_of, signature_of
+from grpoenv.linker.values import (
+    UNKNOWN,
+    Class,
+    Const,
+    Function,
+    Instance,
+    Listing,
+    ModuleRef,
+    Result,
+    Source,
+    Value,
+)
+from grpoenv.linker.world import World
+
+__all__ = ["Calls"]
+
+_MAX_CALLS = 40
+
+
+class Calls(Bindings):
+    """Follows calls into functions, each as often as more can be found in it.
+
+    ``copied`` has the frame of a function whose source was moved elsewhere, ``receivers`` what the
+    first parameter of a function is; ``elements`` and ``appended`` have what lists of modules and
+    lists under keys of their dictionaries were given.
+    """
+
+    def __init__(self, world: World, follows: frozenset[str], faults: Faults) -> None:
+        super().__init__(world, follows, faults)
+        self.copied: dict[ast.AST, Frame] = {}
+        self.receivers: dict[ast.AST, Value] = {}
+        self.elements: dict[tuple[str, str], list[Value]] = {}
+        self.appended: dict[tuple[str, str, str], list[tuple[Value, ast.expr, Module]]] = {}
+        self._called: dict[ast.AST, Visits] = {}
+        self._results: dict[ast.AST, Const] = {}
+        self._returned: Value | None = None
+        self._most_calls = _MAX_CALLS
+
+    def _eval_Call(self, node: ast.Call, frame: Frame) -> Value:
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "append" and node.args:
+            self._note_append(node, frame)
+        value = super()._eval_Call(node, frame)
+        if isinstance(node.func, ast.Name) and node.func.id == "setattr" and len(node.args) == 3:
+            self._setattr(node, frame)
+        return value
+
+    def _note_append(self, node: ast.Call, frame: Frame) -> None:
+        """Note ``LISTS["key"].append(value)``: unsloth keeps what goes into trainers that way."""
+        assert isinstance(node.func, ast.Attribute)
+        holder = node.func.value
+        if isinstance(holder, ast.Name):
+            listing = self.name(holder.id, frame)
+            if isinstance(listing, Listing):
+                value = self.world.evaluator.eval(node.args[0], frame)
+                self.elements.setdefault((listing.module.name, listing.name), []).append(value)
+        if isinstance(holder, ast.Subscript) and isinstance(holder.value, ast.Name):
+            if isinstance(holder.slice, ast.Constant) and isinstance(holder.slice.value, str):
+                value = self.world.evaluator.eval(node.args[0], frame)
+                place = (frame.module.name, holder.value.id, holder.slice.value)
+                entry = (value, node.args[0], frame.module)
+                known = self.appended.setdefault(place, [])
+                if all(argument is not node.args[0] for _, argument, _ in known):
+                    known.append(entry)
+
+    def _setattr(self, node: ast.Call, frame: Frame) -> None:
+        evaluate = self.world.evaluator.eval
+        holder, name = evaluate(node.args[0], frame), evaluate(node.args[1], frame)
+        if isinstance(name, Const) and isinstance(name.value, str):
+            self.patch(holder, name.value, UNKNOWN)
+        elif isinstance(holder, ModuleRef):
+            self.world.open_modules[holder.name] = f"{frame.module.where(node)} sets names of it"
+            self.world.forget()
+
+    def call(self, callee: Value, node: ast.Call, frame: Frame) -> Value:
+        """Check that a call binds, and follow the function."""
+        if isinstance(callee, Source):
+            callee = callee.of
+        if isinstance(callee, Function):
+            self._check_call(callee, node, frame)
+            self.follow(callee)
+            return self._results.get(callee.node, Result(callee))
+        if isinstance(callee, Class):
+            maker = self.find_member(callee, "__init__")
+            if isinstance(maker, Function):
+                maker = Function(maker.module, maker.node, maker.owner, bound=True)
+                self._check_call(maker, node, frame, of=callee)
+                self.follow(maker)
+            return Instance(callee)
+        return UNKNOWN
+
+    def _check_call(
+        self, function: Function, node: ast.Call, frame: Frame, of: Class | None = None
+    ) -> None:
+        if function.module.tree is frame.module.tree:
+            return
+        if of is not None and (of.node.keywords or of.node.decorator_list):
+            return
+        signature: Signature | None = signature_of(function.node)
+        if signature is None:
+            return
+        if function.bound:
+            signature = signature.without_first()
+        why = misfit(shape_of(node), signature)
+        name = of.node.name if of else function.node.name
+        if why:
+            need = Need("call", function.module.name, name, frame.module, node.lineno)
+            reason = f"{name}() of {function.module.where(function.node)} {why}"
+            self.fault("TypeError", need, reason, function.module.tree.name)
+        else:
+            self.faults.met("call", f"{function.module.name}:{name}", frame.module)
+
+    def follow(self, function: Function) -> None:
+        """Follow the body of a function, unless that was done or it is not one to follow."""
+        if function.module.tree.name not in self.follows or self._calls >= self._most_calls:
+            return
+        if not self.is_new(self._called.setdefault(function.node, [])):
+            return
+        if isinstance(function.node, ast.AsyncFunctionDef):
+            return
+        if self.world.body_of(function.node).is_generator:
+            return
+        before, self._returned = self._returned, None
+        self._calls += 1
+        try:
+            self.block(function.node.body, self.frame_of(function))
+            value = self._returned
+            if isinstance(value, Const) and not isinstance(value.value, tuple):
+                self._results[function.node] = value  # whatever it is called with
+        finally:
+            self._calls -= 1
+            self._returned = before
+
+    def frame_of(self, function: Function) -> Frame:
+        """Return a frame for the body of a function, its parameters unknown."""
+        names: dict[str, Value] = {}
+        arguments = function.node.args
+        positional = [*arguments.posonlyargs, *arguments.args]
+        receiver = self.receivers.get(function.node)
+        if receiver is None and function.owner is not None:
+            receiver = Instance(function.owner)
+        if receiver is not None and positional:
+            names[positional[0].arg] = receiver
+        parent = (
+            self.copied.get(function.node)
+            or self.closures.get(function.node)
+            or Frame(function.module)
+        )
+        return Frame(function.module, names, self.world.body_of(function.node).local, parent, 1)

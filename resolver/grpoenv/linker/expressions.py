@@ -1,0 +1,146 @@
+"""Follow expressions: the choices in them, and names and keys that are not there."""
+
+from __future__ import annotations
+
+import ast
+
+from grpoenv.linker.evaluate import Frame, truth_of
+from grpoenv.linker.faults import Faults, Need
+from grpoenv.linker.flow import Thrown
+from grpoenv.linker.modules import Module
+from grpoenv.linker.reach import Reach
+from grpoenv.linker.syntax import children, walk
+from grpoenv.linker.values import (
+    UNKNOWN,
+    Absent,
+    Const,
+    ModuleRef,
+    Registry,
+    Unknown,
+    Value,
+)
+from grpoenv.linker.world import World
+
+__all__ = ["Expressions"]
+
+
+class Expressions(Reach):
+    """Follows expressions part by part, as Python evaluates them."""
+
+    def __init__(self, world: World, follows: frozenset[str], faults: Faults) -> None:
+        super().__init__(world, follows, faults)
+        self._line = 0
+
+    def eval_other(self, node: ast.expr, frame: Frame) -> Value:
+        """Follow an expression of which nothing can be known, and everything in it."""
+        if isinstance(node, ast.Lambda):
+            return UNKNOWN
+        if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+            return self._comprehension(node, frame)
+        for child in children(node):
+            if isinstance(child, ast.expr):
+                self.eval(child, frame)
+        return UNKNOWN
+
+    def missing_name(self, name: str, left_in: Module, frame: Frame) -> Value:
+        """Report a name that a copied source reads and that is not copied with it."""
+        need = Need("copied", left_in.name, name, left_in, self._line)
+        reason = f"{name} stays behind in {left_in.where()}"
+        self.fault("NameError", need, reason, left_in.tree.name)
+        return UNKNOWN
+
+    def _eval_Name(self, node: ast.Name, frame: Frame) -> Value:
+        if not isinstance(node.ctx, ast.Load):
+            return UNKNOWN
+        self._line = node.lineno
+        return self.name(node.id, frame)
+
+    def _comprehension(
+        self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp, frame: Frame
+    ) -> Value:
+        local = frozenset(
+            name.id
+            for generator in node.generators
+            for name in walk(generator.target)
+            if isinstance(name, ast.Name)
+        )
+        self.eval(node.generators[0].iter, frame)
+        inner = Frame(frame.module, {}, local, frame, frame.depth + 1)
+        with self.unsure():
+            try:
+                for child in children(node):
+                    if isinstance(child, ast.expr):
+                        self.eval(child, inner)
+            except Thrown:
+                pass
+        return UNKNOWN
+
+    def _eval_BoolOp(self, node: ast.BoolOp, frame: Frame) -> Value:
+        stops_at = isinstance(node.op, ast.Or)
+        value: Value = UNKNOWN
+        before, unsure = self.sure, False
+        try:
+            for operand in node.values:
+                value = self.eval(operand, frame)
+                truth = truth_of(value)
+                if truth is stops_at:
+                    return Const(stops_at) if unsure else value
+                if truth is None:
+                    unsure, self.sure = True, False
+        except Thrown:
+            if not unsure:
+                raise
+        finally:
+            self.sure = before
+        return UNKNOWN if unsure else value
+
+    def _eval_IfExp(self, node: ast.IfExp, frame: Frame) -> Value:
+        truth = truth_of(self.eval(node.test, frame))
+        if truth is not None:
+            return self.eval(node.body if truth else node.orelse, frame)
+        with self.unsure():
+            for branch in (node.body, node.orelse):
+                try:
+                    self.eval(branch, frame)
+                except Thrown:
+                    continue
+        return UNKNOWN
+
+    def _missing_attribute(
+        self, module: ModuleRef, name: str, absent: Absent, node: ast.AST, frame: Frame
+    ) -> Value:
+        tree = self.world.tree_of(module.name)
+        assert tree is not None
+        own = self.world.tree_of(frame.module.name)
+        if own is not tree and not isinstance(getattr(node, "ctx", None), (ast.Store, ast.Del)):
+            need = Need("attribute", module.name, name, frame.module, getattr(node, "lineno", 0))
+            reason = f"{absent.where} does not define {name}"
+            self.fault("AttributeError", need, reason, tree.name)
+        return UNKNOWN
+
+    def _missing_item(self, registry: Registry, key: str, node: ast.AST, frame: Frame) -> Value:
+        foreign = registry.module.tree is not frame.module.tree
+        if foreign and isinstance(getattr(node, "ctx", None), ast.Load):
+            if filler := self.world.filled_elsewhere(registry):
+                return Unknown(f"{filler} fills it too")
+            need = Need(
+                "key",
+                registry.module.name,
+                f"{registry.name}[{key!r}]",
+                frame.module,
+                getattr(node, "lineno", 0),
+            )
+            reason = f"{registry.module.where()} does not define it"
+            self.fault("KeyError", need, reason, registry.module.tree.name)
+        return UNKNOWN
+
+    def _item(self, registry: Registry, key: str, node: ast.AST, frame: Frame) -> Value:
+        if registry.module.tree is frame.module.tree and registry.module is frame.module:
+            return self._collected(registry, key)
+        return super()._item(registry, key, node, frame)
+
+    def _collected(self, registry: Registry, key: str) -> Value:
+        items = self.world.items(registry)
+        if isinstance(items, Unknown) or key not in items:
+            return UNKNOWN
+        return self.world.evaluator.eval(items[key], Frame(registry.module))

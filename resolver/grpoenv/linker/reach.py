@@ -1,0 +1,114 @@
+"""Where the interpreter stands: how certainly it got there, in which phase, inside which ``try``."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from grpoenv.linker.evaluate import Evaluator, Frame
+from grpoenv.linker.faults import Fault, Faults, Need, Phase
+from grpoenv.linker.flow import Flow, Thrown, keeps
+from grpoenv.linker.values import Function
+from grpoenv.linker.world import World
+
+__all__ = ["Reach", "Visits"]
+
+Visits = list[tuple[bool, frozenset[str] | None]]
+"""How certainly a place was reached before, each time with what an enclosing ``try`` keeps."""
+
+
+class Reach(Evaluator):
+    """Follows blocks of statements and writes every fault it meets into ``faults``.
+
+    ``follows`` names the packages whose modules are followed when they are imported; of the others
+    only the names are looked up. What a statement does is told by the classes below this one.
+    """
+
+    def __init__(self, world: World, follows: frozenset[str], faults: Faults) -> None:
+        super().__init__(world)
+        self.follows = follows
+        self.faults = faults
+        self.phase = Phase.IMPORT
+        self.sure = True
+        self.start = ""
+        self._guards: list[frozenset[str] | None] = []
+        self._calls = 0
+
+    def statement(self, node: ast.stmt, frame: Frame) -> Flow:
+        """Follow one statement."""
+        raise NotImplementedError
+
+    def import_module(self, name: str) -> None:
+        """Follow the import of a module and of the packages above it."""
+        raise NotImplementedError
+
+    def follow(self, function: Function) -> None:
+        """Follow the body of a function, unless that was done or it is not one to follow."""
+        raise NotImplementedError
+
+    def block(self, body: Sequence[ast.stmt], frame: Frame) -> Flow:
+        """Follow statements in order."""
+        for position, statement in enumerate(body):
+            flow = self.statement(statement, frame)
+            if flow in (Flow.OUT, Flow.RAISED):
+                return flow
+            if flow is Flow.MAYBE:
+                with self.unsure():
+                    rest = self.tolerant(body[position + 1 :], frame)
+                return Flow.OUT if rest in (Flow.OUT, Flow.RAISED) else Flow.MAYBE
+        return Flow.ON
+
+    def tolerant(self, body: Sequence[ast.stmt], frame: Frame) -> Flow:
+        """Follow a block that may not run: what it throws ends it and nothing else."""
+        try:
+            return self.block(body, frame)
+        except Thrown:
+            return Flow.RAISED
+
+    def guarded(
+        self, body: Sequence[ast.stmt], kept: frozenset[str] | None, frame: Frame
+    ) -> tuple[Flow, str]:
+        """Follow a block inside a ``try``; return how it ended and what it threw, if anything."""
+        self._guards.append(kept)
+        try:
+            return self.block(body, frame), ""
+        except Thrown as thrown:
+            if not keeps(kept, thrown.exception):
+                raise
+            return Flow.ON, thrown.exception
+        finally:
+            self._guards.pop()
+
+    def fault(self, exception: str, need: Need, reason: str, provider: str) -> None:
+        """Note that ``need`` is not met; unwinds to the ``try`` that catches it, if any."""
+        caught = any(keeps(guard, exception) for guard in self._guards)
+        self.faults.add(
+            Fault(need, exception, reason, provider, self.phase, self.sure, caught, self.start)
+        )
+        if caught:
+            raise Thrown(exception)
+
+    def is_new(self, visits: Visits) -> bool:
+        """Tell whether a visit can find more than the ones before; if so, note it."""
+        kept = self.kept()
+        for sure, before in visits:
+            if sure >= self.sure and (kept is None or (before is not None and before <= kept)):
+                return False
+        visits.append((self.sure, kept))
+        return True
+
+    def kept(self) -> frozenset[str] | None:
+        """Return what any enclosing ``try`` keeps, None for everything."""
+        if any(guard is None for guard in self._guards):
+            return None
+        return frozenset().union(*(guard or frozenset() for guard in self._guards))
+
+    @contextmanager
+    def unsure(self) -> Iterator[None]:
+        """Hold what is found inside to be uncertain."""
+        before, self.sure = self.sure, False
+        try:
+            yield
+        finally:
+            self.sure = before
