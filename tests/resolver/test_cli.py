@@ -241,7 +241,7 @@ def test_a_terminated_install_says_that_all_is_as_it_was(
     def interrupted(options: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_probe", interrupted)
+    monkeypatch.setattr("grpoenv.machine.probe_machine", interrupted)
     assert main(["probe"]) == 4
     assert "interrupted; the environment is as it was" in capsys.readouterr().err
 
