@@ -7,7 +7,7 @@
 
 ``classify`` reads the sources out of the wheels, by range requests. What a release takes and has is
 worked out once and kept in the user's cache, so that the next ``classify`` only looks pairs up;
-``--anew`` forgets it first. The files are described in ``pair_verdicts`` and results/README.md.
+``--anew`` forgets it first. The files are described in ``grpoenv.pair_verdicts`` and results/README.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
-from pair_verdicts import (
+
+import grpoenv.linker
+from grpoenv import __version__
+from grpoenv.errors import GrpoenvError
+from grpoenv.linker.pairs import Scan, Taken, answers, first_failure, scan
+from grpoenv.pair_verdicts import (
     Classification,
     Release,
     Verdict,
@@ -41,10 +46,6 @@ from pair_verdicts import (
     read_data,
     write_classification,
 )
-
-import grpoenv.linker
-from grpoenv import __version__
-from grpoenv.linker.pairs import Scan, Taken, answers, first_failure, scan
 from grpoenv.private_cache import user_cache_folder
 from grpoenv.update_network import effective_index
 from grpoenv.wheels import (
@@ -73,7 +74,10 @@ def main() -> None:
         if run is classify:
             command.add_argument("--anew", action="store_true")
     arguments = vars(parser.parse_args())
-    arguments.pop("run")(**arguments)
+    try:
+        arguments.pop("run")(**arguments)
+    except GrpoenvError as error:
+        raise SystemExit(error.message) from error
 
 
 def classify(file: Path, anew: bool) -> None:

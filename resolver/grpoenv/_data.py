@@ -1,11 +1,11 @@
-"""Where the matrix and the locks lie: inside the wheel, or at the root of a checkout."""
+"""Where the matrix, the locks and the verdicts on pairs lie: inside the wheel, or at the root of a checkout."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DataPaths", "data_paths"]
+__all__ = ["DataPaths", "data_paths", "pairs_path"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -23,6 +23,16 @@ def data_paths() -> DataPaths:
 
     A checkout goes first: an editable install leaves a stale copy of the data beside the package.
     """
-    checkout = _PACKAGE.parent.parent
-    root = checkout if (checkout / "compat-matrix.toml").is_file() else _PACKAGE / "data"
+    root = _checkout() or _PACKAGE / "data"
     return DataPaths(matrix=root / "compat-matrix.toml", locks=root / "lockfiles")
+
+
+def pairs_path() -> Path:
+    """Return the path of the verdicts on all pairs (``pair_verdicts``) of the running grpoenv."""
+    checkout = _checkout()
+    return (checkout / "benchmarks" / "results" if checkout else _PACKAGE / "data") / "pairs.json"
+
+
+def _checkout() -> Path | None:
+    root = _PACKAGE.parent.parent
+    return root if (root / "compat-matrix.toml").is_file() else None

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from grpoenv.errors import InputError
+from grpoenv.pair_verdicts import read_classification, write_classification
+
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "benchmarks" / "results"
 PAIRS = RESULTS / "pairs.json"
@@ -66,14 +69,34 @@ def test_a_verdict_that_differs_from_an_executed_pair_is_an_error(tmp_path: Path
     assert (done.returncode, done.stdout.partition(": ")[0]) == (1, "differs")
 
 
-def test_the_verdicts_are_written_as_they_were_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from pair_verdicts import read_classification, write_classification
-
+def test_the_verdicts_are_written_as_they_were_read(tmp_path: Path) -> None:
     write_classification(read_classification(PAIRS), tmp_path / "pairs.json")
     assert (tmp_path / "pairs.json").read_bytes() == PAIRS.read_bytes()
+
+
+FIRST_ROW = "[[-1,73],[0,14],[-1,94]],\n"
+
+
+@pytest.mark.parametrize(
+    ("found", "instead", "message"),
+    [
+        ('"schema": 1', '"schema": 9', "has the schema 9; this reads 1"),
+        ('{\n"schema"', '[\n"schema"', "is no JSON"),
+        ('"date"', '"day"', "no classification of pairs: KeyError('date')"),
+        (FIRST_ROW, "[[0,99999999999999]],\n", "does not have the length 181"),
+        (FIRST_ROW, "[[97,181]],\n", "no classification of pairs: IndexError"),
+        (FIRST_ROW, "", "219 releases and 218 rows of pairs"),
+    ],
+)
+def test_a_file_that_is_no_classification_is_refused_in_words(
+    tmp_path: Path, found: str, instead: str, message: str
+) -> None:
+    wrong = tmp_path / "pairs.json"
+    text = PAIRS.read_text("utf-8")
+    assert found in text
+    wrong.write_text(text.replace(found, instead, 1))
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_classification(wrong)
 
 
 @pytest.mark.real

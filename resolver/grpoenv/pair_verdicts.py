@@ -1,6 +1,6 @@
-"""The data files of ``benchmarks/pairs.py``: what they hold, and how they are read and written.
+"""The verdict on every pair of unsloth and unsloth_zoo: the file, and how it is read and written.
 
-A classification (schema 1) is a JSON object::
+``benchmarks/pairs.py`` makes it, and the wheel brings it along. A classification (schema 1) is a JSON object::
 
     schema, date, grpoenv   the version of this form, the day, and the version that made it
     unsloth, unsloth_zoo    a list of releases, oldest first: {version, needs, extras}; needs is the
@@ -25,7 +25,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from packaging.specifiers import SpecifierSet
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from grpoenv.errors import InputError
+
+__all__ = [
+    "SCHEMA",
+    "Classification",
+    "Release",
+    "Verdict",
+    "read_classification",
+    "read_data",
+    "write_classification",
+]
 
 SCHEMA = 1
 
@@ -85,7 +97,8 @@ def _place(releases: Sequence[Release], version: str) -> int:
 def write_classification(found: Classification, path: Path) -> None:
     """Write the file, one release a line."""
     verdicts = list(dict.fromkeys(v for row in found.rows for v in row if v is not None))
-    index = {None: -1, **{verdict: number for number, verdict in enumerate(verdicts)}}
+    index: dict[Verdict | None, int] = {verdict: n for n, verdict in enumerate(verdicts)}
+    index[None] = -1
     lines = {
         "unsloth": [asdict(release) for release in found.unsloth],
         "unsloth_zoo": [asdict(release) for release in found.zoos],
@@ -104,24 +117,38 @@ def _rows(values: Sequence[object]) -> str:
 
 
 def read_classification(path: Path) -> Classification:
-    """Read the file; raises SystemExit where it is of another schema."""
+    """Read the file; raises InputError where it is not of this schema or is no classification."""
     data = read_data(path)
+    try:
+        return _classification(data)
+    except (KeyError, IndexError, TypeError, ValueError, InvalidSpecifier) as error:
+        raise InputError(f"no classification of pairs: {error!r}", path=path) from error
+
+
+def _classification(data: dict[str, Any]) -> Classification:
     verdicts = [Verdict(**row) for row in data["verdicts"]]
+    zoos = _releases(data["unsloth_zoo"])
+    unsloth = _releases(data["unsloth"])
+    rows = [_row(runs, verdicts, len(zoos)) for runs in data["pairs"]]
+    if len(rows) != len(unsloth):
+        raise ValueError(f"{len(unsloth)} releases and {len(rows)} rows of pairs")
     return Classification(
         date=data["date"],
         grpoenv=data["grpoenv"],
-        unsloth=_releases(data["unsloth"]),
-        zoos=_releases(data["unsloth_zoo"]),
+        unsloth=unsloth,
+        zoos=zoos,
         undetermined=data["undetermined"],
-        rows=[
-            [
-                None if number < 0 else verdicts[number]
-                for number, count in runs
-                for _ in [0] * count
-            ]
-            for runs in data["pairs"]
-        ],
+        rows=rows,
     )
+
+
+def _row(runs: list[list[int]], verdicts: Sequence[Verdict], length: int) -> list[Verdict | None]:
+    """Unroll the runs of one row, which have to make up ``length`` pairs."""
+    if sum(count for _, count in runs) != length or any(count < 1 for _, count in runs):
+        raise ValueError(f"a row of pairs does not have the length {length}")
+    return [
+        None if number < 0 else verdicts[number] for number, count in runs for _ in range(count)
+    ]
 
 
 def _releases(rows: Sequence[dict[str, Any]]) -> list[Release]:
@@ -129,8 +156,14 @@ def _releases(rows: Sequence[dict[str, Any]]) -> list[Release]:
 
 
 def read_data(path: Path) -> dict[str, Any]:
-    """Return the content of a data file; raises SystemExit where it is of another schema."""
-    data: dict[str, Any] = json.loads(path.read_text())
-    if data.get("schema") != SCHEMA:
-        raise SystemExit(f"{path} has the schema {data.get('schema')!r}; this reads {SCHEMA}")
-    return data
+    """Return the content of a data file; raises InputError where it is not of this schema."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", path=path) from error
+    except ValueError as error:
+        raise InputError(f"is no JSON: {error}", path=path) from error
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA:
+        raise InputError(f"has the schema {schema!r}; this reads {SCHEMA}", path=path)
+    return dict(data)
