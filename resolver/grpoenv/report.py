@@ -1,6 +1,7 @@
-"""Turn plans, probes and the matrix into text for people and into JSON values for programs.
+"""Turn plans and probes into text for people and into JSON values for programs.
 
-A verdict has reports of its own, in ``report_verdict`` and the modules beside it.
+A verdict has reports of its own, in ``report_verdict`` and the modules beside it, and so has the
+matrix, in ``report_matrix``.
 The JSON of every verb is one object with ``schema``, ``verb`` and ``exit``; docs/json.md lists the
 other fields.
 """
@@ -13,15 +14,12 @@ from typing import Any
 from packaging.utils import NormalizedName
 
 from grpoenv.gpu import Gpu
-from grpoenv.matrix import Matrix
 from grpoenv.probe import Probe
 from grpoenv.resolve import Change, Plan
 
 __all__ = [
     "JSON_SCHEMA",
     "gpu_text",
-    "matrix_json",
-    "matrix_text",
     "plan_json",
     "plan_text",
     "probe_text",
@@ -156,53 +154,3 @@ def gpu_text(gpu: Gpu) -> str:
         for device in gpu.devices
     )
     return f"{names}; driver {gpu.driver}, CUDA {cuda} at the most"
-
-
-def matrix_json(matrix: Matrix) -> dict[str, Any]:
-    """Return the matrix as JSON values."""
-    return {
-        "stacks": [
-            {
-                "id": stack.id,
-                "runtime": stack.runtime,
-                "summary": stack.summary,
-                "image": stack.image or None,
-                "versions": {name: str(version) for name, version in stack.versions.items()},
-                "targets": [
-                    {
-                        "python": target.python,
-                        "platform": target.platform,
-                        "lock": target.lock,
-                        "level": str(target.level),
-                    }
-                    for target in stack.targets
-                ],
-            }
-            for stack in matrix.stacks
-        ],
-        "breaks": [
-            {
-                "id": break_.id,
-                "class": break_.kind,
-                "summary": break_.summary,
-                "symptom": break_.symptom,
-                "when": {name: str(specifier) for name, specifier in break_.when.items()},
-                "reference": break_.reference or None,
-            }
-            for break_ in matrix.breaks
-        ],
-    }
-
-
-def matrix_text(matrix: Matrix) -> str:
-    """Return the matrix as two tables, stacks and breaks."""
-    lines = []
-    for stack in matrix.stacks:
-        pythons = ", ".join(f"{target.python} {target.level}" for target in stack.targets)
-        versions = ", ".join(f"{name} {version}" for name, version in stack.versions.items())
-        lines += [f"{stack.id}  ({pythons})", f"    {stack.summary}", f"    {versions}"]
-    lines.append("")
-    for break_ in matrix.breaks:
-        when = ", ".join(f"{name} {specifier}" for name, specifier in break_.when.items())
-        lines += [f"break {break_.id}  ({when})", f"    {break_.summary}: {break_.symptom}"]
-    return "\n".join(lines)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from typing import TYPE_CHECKING
 
 from grpoenv.verbs import Verbs, add_verb, matrix_data, print_json, read_matrix
+
+if TYPE_CHECKING:
+    from grpoenv.matrix_selection import Selection
 
 __all__ = ["add_matrix"]
 
@@ -13,21 +18,66 @@ def add_matrix(verbs: Verbs) -> None:
     """Add ``matrix`` and its own verbs."""
     parser = verbs.add_parser("matrix", help="the tested stacks and known breaks")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    add_verb(verbs, "show", _show, "list the stacks and the breaks", "matrix")
+    _add_show(verbs)
     add_verb(verbs, "lint", _lint, "check the matrix and its locks", "matrix")
     lock = add_verb(verbs, "lock", _lock, "resolve stacks with uv, write locks", "matrix")
     lock.add_argument("stacks", nargs="+", metavar="STACK", help="ids of stacks in the matrix")
 
 
-def _show(options: argparse.Namespace) -> int:
-    from grpoenv import report
+def _add_show(verbs: Verbs) -> None:
+    parser = add_verb(verbs, "show", _show, "list the stacks and the breaks", "matrix")
+    parser.add_argument("words", nargs="*", metavar="TEXT", help="rows that say all of this")
+    parser.add_argument("--runtime", default="", metavar="unsloth|trl")
+    parser.add_argument(
+        "--package",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="rows with this package, such as trl or 'torch>=2.6'; may be repeated",
+    )
+    parser.add_argument(
+        "--level",
+        choices=("resolved", "linked", "imported", "trained", "gpu"),
+        default="resolved",
+        help="targets with at least this evidence",
+    )
+    parser.add_argument("--python", default="", metavar="3.12", help="targets of this Python")
+    parser.add_argument("--image", default="", metavar="TEXT", help="stacks for such an image")
+    parser.add_argument(
+        "--sort",
+        default="file",
+        metavar="KEY",
+        help="file, id, date, level, or a package's version",
+    )
+    parser.add_argument("--reverse", action="store_true", help="the other way round")
 
-    matrix, _ = read_matrix(options)
+
+def _show(options: argparse.Namespace) -> int:
+    from grpoenv.matrix_selection import select
+    from grpoenv.report_matrix import matrix_json, print_matrix
+
+    matrix = select(read_matrix(options)[0], _selection(options))
     if options.json:
-        print_json(options, 0, **report.matrix_json(matrix))
+        print_json(options, 0, **matrix_json(matrix))
     else:
-        print(report.matrix_text(matrix))
+        print_matrix(matrix, sys.stdout)
     return 0
+
+
+def _selection(options: argparse.Namespace) -> Selection:
+    from grpoenv.matrix import Level
+    from grpoenv.matrix_selection import Selection, parse_packages, parse_sort
+
+    return Selection(
+        words=tuple(options.words),
+        runtime=options.runtime,
+        packages=parse_packages(options.package),
+        level=Level[options.level.upper()],
+        python=options.python,
+        image=options.image,
+        sort=parse_sort(options.sort),
+        reverse=options.reverse,
+    )
 
 
 def _lint(options: argparse.Namespace) -> int:

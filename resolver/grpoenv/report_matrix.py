@@ -1,0 +1,160 @@
+"""The matrix as tables for people and as JSON values for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any, TextIO
+
+from packaging.utils import NormalizedName
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from grpoenv.matrix import Break, Level, Matrix, Stack, Target
+
+__all__ = ["matrix_json", "platform_text", "print_matrix"]
+
+_LEVEL_STYLES = {
+    Level.RESOLVED: "dim",
+    Level.LINKED: "cyan",
+    Level.IMPORTED: "blue",
+    Level.TRAINED: "green",
+    Level.GPU: "bold green",
+}
+_COLUMNS = tuple(map(NormalizedName, ["unsloth", "unsloth-zoo", "trl", "torch", "transformers"]))
+_UNBOUNDED = 10_000
+"""A width that no row has: what is not a terminal gets whole rows, for grep."""
+_USUAL_PLATFORM = "x86_64-manylinux"
+
+
+def print_matrix(matrix: Matrix, stream: TextIO) -> None:
+    """Print stacks and breaks as two tables; one stack alone is printed with all that is known.
+
+    Levels have colours on a terminal, where NO_COLOR does not forbid them.
+    """
+    console = Console(
+        file=stream,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        width=None if stream.isatty() else _UNBOUNDED,
+    )
+    if len(matrix.stacks) == 1:
+        _print(console, _details(matrix.stacks[0]))
+    elif matrix.stacks:
+        _print(console, _stack_table(matrix.stacks))
+    if matrix.breaks:
+        console.print()
+        _print(console, _break_table(matrix.breaks))
+    console.print()
+    _print(console, f"{len(matrix.stacks)} stacks, {len(matrix.breaks)} breaks")
+
+
+def _print(console: Console, what: Table | Text | str) -> None:
+    """Print without the blanks that fill a table's cells up to the end of the line."""
+    for line in console.render_lines(what, pad=False):
+        text = Text.assemble(*[(part.text, part.style or "") for part in line])
+        text.rstrip()
+        console.print(text, soft_wrap=True)
+
+
+def _stack_table(stacks: Iterable[Stack]) -> Table:
+    rows = list(stacks)
+    columns = [name for name in _COLUMNS if any(name in stack.versions for stack in rows)]
+    table = _table("stack", "as of", "evidence", *columns)
+    for stack in rows:
+        versions = [str(stack.versions.get(name, "")) for name in columns]
+        table.add_row(stack.id, str(stack.as_of), _levels(stack), *versions)
+    return table
+
+
+def _levels(stack: Stack) -> Text:
+    """Return the pythons of each level, the strongest level first."""
+    ordered = sorted(stack.targets, key=lambda target: -target.level)
+    parts = list[Text]()
+    for level, targets in groupby(ordered, key=lambda target: target.level):
+        names = ", ".join(map(_target_name, targets))
+        parts.append(Text.assemble((f"{level} {names}", _LEVEL_STYLES[level])))
+    return Text("; ").join(parts)
+
+
+def _target_name(target: Target) -> str:
+    platform = platform_text(target.platform)
+    return f"{target.python} {platform}" if platform else target.python
+
+
+def platform_text(platform: str) -> str:
+    """Return what distinguishes a target's platform, nothing for the usual Linux on x86_64."""
+    return "" if platform.startswith(_USUAL_PLATFORM) else platform.partition("-manylinux")[0]
+
+
+def _break_table(breaks: Iterable[Break]) -> Table:
+    table = _table("break", "where", "what happens")
+    for row in breaks:
+        when = ", ".join(f"{name} {specifier}" for name, specifier in row.when.items())
+        table.add_row(row.id, when, f"{row.summary}: {row.symptom}")
+    return table
+
+
+def _table(*headers: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    return table
+
+
+def _details(stack: Stack) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_row(Text("stack", "bold"), f"{stack.id}: {stack.summary}")
+    table.add_row(Text("as of", "bold"), str(stack.as_of))
+    if stack.image:
+        table.add_row(Text("image", "bold"), f"{stack.image}, keeps {', '.join(stack.keeps)}")
+    table.add_row(Text("requires", "bold"), ", ".join(map(str, stack.requires)))
+    versions = ", ".join(f"{name} {version}" for name, version in stack.versions.items())
+    table.add_row(Text("versions", "bold"), versions)
+    for addition in stack.additions:
+        table.add_row(Text("addition", "bold"), f"{addition.package}: {addition.reason}")
+    for target in stack.targets:
+        table.add_row(Text(f"python {target.python}", "bold"), f"{target.platform}, {target.lock}")
+        for row in target.evidence:
+            where = f"{row.date}, {row.machine}: {row.command}"
+            note = f" ({row.note})" if row.note else ""
+            table.add_row(Text(f"  {row.level}", _LEVEL_STYLES[row.level]), where + note)
+    return table
+
+
+def matrix_json(matrix: Matrix) -> dict[str, Any]:
+    """Return the matrix as JSON values."""
+    return {
+        "stacks": [
+            {
+                "id": stack.id,
+                "runtime": stack.runtime,
+                "summary": stack.summary,
+                "image": stack.image or None,
+                "versions": {name: str(version) for name, version in stack.versions.items()},
+                "targets": [
+                    {
+                        "python": target.python,
+                        "platform": target.platform,
+                        "lock": target.lock,
+                        "level": str(target.level),
+                    }
+                    for target in stack.targets
+                ],
+            }
+            for stack in matrix.stacks
+        ],
+        "breaks": [
+            {
+                "id": break_.id,
+                "class": break_.kind,
+                "summary": break_.summary,
+                "symptom": break_.symptom,
+                "when": {name: str(specifier) for name, specifier in break_.when.items()},
+                "reference": break_.reference or None,
+            }
+            for break_ in matrix.breaks
+        ],
+    }
