@@ -12,6 +12,7 @@ from pathlib import Path
 
 from grpoenv import __version__
 from grpoenv.checks import Finding
+from grpoenv.html_document import document
 from grpoenv.probe import Probe
 from grpoenv.redaction import redacted
 from grpoenv.report import probe_text
@@ -34,7 +35,6 @@ pre, code { font: .9em ui-monospace, monospace; overflow-wrap: anywhere; white-s
 pre { background: var(--soft); padding: .6rem .8rem; border-radius: .4rem; }
 table { border-collapse: collapse; } td { padding: .1rem 1rem .1rem 0; }
 """
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def html_text(verdict: Verdict, probe: Probe, home: Path) -> str:
@@ -54,21 +54,7 @@ def html_text(verdict: Verdict, probe: Probe, home: Path) -> str:
         ),
         f"<p>grpoenv {escape(__version__)}</p>",
     ]
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>grpoenv verify</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-{chr(10).join(main)}
-</body>
-</html>
-"""
-    return redacted(page, home)
+    return document("grpoenv verify", _STYLE, redacted("\n".join(main), home))
 
 
 def _article(finding: Finding) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grpoenv.matrix import Break, Level, Matrix, Stack, Target
+from grpoenv.matrix import Break, Level, Matrix, Observation, Stack, Target
 
 __all__ = ["matrix_json", "platform_text", "print_matrix"]
 
@@ -127,34 +127,56 @@ def _details(stack: Stack) -> Table:
 def matrix_json(matrix: Matrix) -> dict[str, Any]:
     """Return the matrix as JSON values."""
     return {
-        "stacks": [
-            {
-                "id": stack.id,
-                "runtime": stack.runtime,
-                "summary": stack.summary,
-                "image": stack.image or None,
-                "versions": {name: str(version) for name, version in stack.versions.items()},
-                "targets": [
-                    {
-                        "python": target.python,
-                        "platform": target.platform,
-                        "lock": target.lock,
-                        "level": str(target.level),
-                    }
-                    for target in stack.targets
-                ],
-            }
-            for stack in matrix.stacks
+        "stacks": [_stack_json(stack) for stack in matrix.stacks],
+        "breaks": [_break_json(row) for row in matrix.breaks],
+    }
+
+
+def _stack_json(stack: Stack) -> dict[str, Any]:
+    return {
+        "id": stack.id,
+        "runtime": stack.runtime,
+        "summary": stack.summary,
+        "as_of": str(stack.as_of),
+        "image": stack.image or None,
+        "keeps": list(stack.keeps),
+        "requires": [str(requirement) for requirement in stack.requires],
+        "versions": {name: str(version) for name, version in stack.versions.items()},
+        "additions": [{"package": row.package, "reason": row.reason} for row in stack.additions],
+        "targets": [_target_json(target) for target in stack.targets],
+    }
+
+
+def _target_json(target: Target) -> dict[str, Any]:
+    return {
+        "python": target.python,
+        "platform": target.platform,
+        "lock": target.lock,
+        "level": str(target.level),
+        "evidence": [
+            {"level": str(row.level), "grpoenv": row.grpoenv, **_observation_json(row)}
+            for row in target.evidence
         ],
-        "breaks": [
-            {
-                "id": break_.id,
-                "class": break_.kind,
-                "summary": break_.summary,
-                "symptom": break_.symptom,
-                "when": {name: str(specifier) for name, specifier in break_.when.items()},
-                "reference": break_.reference or None,
-            }
-            for break_ in matrix.breaks
-        ],
+    }
+
+
+def _observation_json(row: Observation) -> dict[str, str]:
+    return {
+        "date": str(row.date),
+        "machine": row.machine,
+        "command": row.command,
+        "note": row.note,
+    }
+
+
+def _break_json(row: Break) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "class": row.kind,
+        "summary": row.summary,
+        "symptom": row.symptom,
+        "symbol": row.symbol,
+        "when": {name: str(specifier) for name, specifier in row.when.items()},
+        "reference": row.reference or None,
+        "evidence": [_observation_json(observation) for observation in row.evidence],
     }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grpoenv.errors import OperationError
 from grpoenv.verbs import Verbs, add_verb, matrix_data, print_json, read_matrix
 
 if TYPE_CHECKING:
@@ -19,6 +21,18 @@ def add_matrix(verbs: Verbs) -> None:
     parser = verbs.add_parser("matrix", help="the tested stacks and known breaks")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     _add_show(verbs)
+    page = add_verb(
+        verbs, "html", _html, "write the matrix as one page to look around in", "matrix"
+    )
+    page.add_argument(
+        "-o", "--output", type=Path, default=Path("grpoenv-matrix.html"), metavar="FILE"
+    )
+    page.add_argument(
+        "--pairs",
+        type=Path,
+        metavar="FILE",
+        help="use other verdicts on pairs (benchmarks/pairs.py)",
+    )
     add_verb(verbs, "lint", _lint, "check the matrix and its locks", "matrix")
     lock = add_verb(verbs, "lock", _lock, "resolve stacks with uv, write locks", "matrix")
     lock.add_argument("stacks", nargs="+", metavar="STACK", help="ids of stacks in the matrix")
@@ -78,6 +92,26 @@ def _selection(options: argparse.Namespace) -> Selection:
         sort=parse_sort(options.sort),
         reverse=options.reverse,
     )
+
+
+def _html(options: argparse.Namespace) -> int:
+    from grpoenv._data import pairs_path
+    from grpoenv.matrix_page import page_text
+    from grpoenv.matrix_page.content import page_content
+    from grpoenv.pair_verdicts import read_classification
+
+    matrix, _ = read_matrix(options)
+    pairs = read_classification(options.pairs or pairs_path())
+    path: Path = options.output
+    try:
+        path.write_text(page_text(page_content(matrix, pairs)), encoding="utf-8")
+    except OSError as error:
+        raise OperationError(f"{path} cannot be written: {error.strerror}") from error
+    if options.json:
+        print_json(options, 0, page=str(path))
+    else:
+        print(path)
+    return 0
 
 
 def _lint(options: argparse.Namespace) -> int:

@@ -1,0 +1,63 @@
+"""What the page of the matrix shows, as JSON values.
+
+::
+
+    grpoenv    the version that made the page
+    levels     the levels of evidence, in rising order
+    stacks     the rows of the matrix, as "matrix show --json" prints them
+    breaks     the same
+    pairs      the verdict on every pair of unsloth and unsloth_zoo, null where it is not at hand:
+               date      the day on which the releases were read
+               unsloth   {version, needs, extras} of each release, oldest first; as zoos
+               verdicts  what stops a pair: {exception, name, lacks, at}
+               rows      for each unsloth its verdicts with every zoo, as runs [verdict, how many];
+                         -1 where nothing stops the pair
+               admitted  for each unsloth, which zoos the declared ranges admit, as runs
+                         [0 or 1, how many]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from typing import Any
+
+from grpoenv import __version__
+from grpoenv.matrix import Level, Matrix
+from grpoenv.pair_verdicts import Classification, Release
+from grpoenv.report_matrix import matrix_json
+
+__all__ = ["page_content"]
+
+
+def page_content(matrix: Matrix, pairs: Classification | None) -> dict[str, Any]:
+    """Return all that the page shows."""
+    return {
+        "grpoenv": __version__,
+        "levels": [str(level) for level in Level],
+        **matrix_json(matrix),
+        "pairs": pairs and _pairs(pairs),
+    }
+
+
+def _pairs(pairs: Classification) -> dict[str, Any]:
+    verdicts = list(dict.fromkeys(one for row in pairs.rows for one in row if one is not None))
+    index = {verdict: number for number, verdict in enumerate(verdicts)}
+    rows = [[-1 if one is None else index[one] for one in row] for row in pairs.rows]
+    return {
+        "date": pairs.date,
+        "unsloth": [asdict(release) for release in pairs.unsloth],
+        "zoos": [asdict(release) for release in pairs.zoos],
+        "verdicts": [asdict(verdict) for verdict in verdicts],
+        "rows": [_runs(row) for row in rows],
+        "admitted": [_runs(_admitted(release, pairs.zoos)) for release in pairs.unsloth],
+    }
+
+
+def _admitted(unsloth: Release, zoos: Sequence[Release]) -> list[int]:
+    return [int(unsloth.admits(zoo.version) and zoo.admits(unsloth.version)) for zoo in zoos]
+
+
+def _runs(row: Iterable[int]) -> list[list[int]]:
+    return [[value, len(list(run))] for value, run in groupby(row)]
