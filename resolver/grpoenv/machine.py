@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ __all__ = [
     "existing_parent",
     "inspect_interpreter",
     "is_running_interpreter",
+    "machine_text",
     "probe_machine",
     "wheel_folders",
 ]
@@ -97,6 +99,11 @@ def wheel_folders(environment: Mapping[str, str] = os.environ) -> list[Path]:
     local = [text.removeprefix("file://") for text in named]
     folders = dict.fromkeys(Path(text) for text in local if "://" not in text)
     return [folder for folder in folders if folder.is_dir()]
+
+
+def machine_text() -> str:
+    """Return what evidence says of the machine that it comes from."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
 
 
 def existing_parent(path: Path) -> Path:

@@ -6,8 +6,10 @@
     [[stack]]            id, runtime, summary, requires[], as_of, image?, keeps[]?
     [stack.versions]     package = "version", the main ones, equal in every lock of the stack
     [[stack.addition]]   package, reason            what the stack needs and nothing declares
-    [[stack.target]]     python, platform, lock, sha256
-    [[stack.target.evidence]]  level, date, grpoenv, machine, command, note?
+    [[stack.target]]     python, platform, lock, sha256, lacks[]?
+    [[stack.target.evidence]]  level, date, grpoenv, machine, command, note?, and of a campaign's
+                         cell seconds?, memory_mib?, log?
+    [[stack.target.failure]]   level, step, error, and the fields of evidence
     [[break]]            id, class, summary, symptom, symbol?, reference?
     [break.when]         package = "specifier"; it breaks where all of them hold
     [[break.evidence]]   date, machine, command, note?
@@ -31,9 +33,11 @@ __all__ = [
     "MAIN_PACKAGES",
     "RUNTIMES",
     "SCHEMA",
+    "WINDOWS",
     "Addition",
     "Break",
     "Evidence",
+    "Failure",
     "Level",
     "Matrix",
     "Observation",
@@ -62,6 +66,8 @@ MAIN_PACKAGES = tuple(
 )
 """The packages whose versions a row of the matrix states, in this order."""
 RUNTIMES = ("unsloth", "trl")
+WINDOWS = "x86_64-pc-windows-msvc"
+"""uv's name of the only platform besides Linux that stacks are locked for."""
 
 
 class Level(IntEnum):
@@ -89,10 +95,28 @@ class Observation:
 
 @dataclass(frozen=True)
 class Evidence(Observation):
-    """A recorded run that raises a stack's target to ``level``."""
+    """A recorded run that raises a stack's target to ``level``.
+
+    A cell of a campaign tells what it took, too: ``seconds`` for all its steps, the ``memory_mib``
+    of its processes at the most, and in ``log`` the SHA-256 of what they printed.
+    """
 
     level: Level = Level.RESOLVED
     grpoenv: str = ""
+    seconds: int = 0
+    memory_mib: int = 0
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class Failure(Evidence):
+    """A recorded run that could not raise a stack's target to ``level``: it is unusable there.
+
+    ``step`` is the first step of that run that failed and ``error`` its exception.
+    """
+
+    step: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,7 +124,8 @@ class Target:
     """One interpreter and platform that a stack is locked for.
 
     ``python`` is ``"3.11"``; ``platform`` is uv's name of it, as ``"x86_64-manylinux_2_28"``;
-    ``lock`` is a path below the folder of locks and ``sha256`` the digest of that file.
+    ``lock`` is a path below the folder of locks and ``sha256`` the digest of that file; ``lacks``
+    are main packages of the stack that this platform has no need of.
     """
 
     python: str
@@ -108,6 +133,14 @@ class Target:
     lock: str
     sha256: str
     evidence: tuple[Evidence, ...]
+    lacks: tuple[NormalizedName, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def platform_tag(self) -> str:
+        """The tag of wheels for the platform, such as ``manylinux_2_28_x86_64``."""
+        machine, _, libc = self.platform.partition("-")
+        return "win_amd64" if self.platform == WINDOWS else f"{libc}_{machine}"
 
     @property
     def level(self) -> Level:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -14,9 +14,11 @@ from packaging.version import InvalidVersion, Version
 from grpoenv.matrix import (
     RUNTIMES,
     SCHEMA,
+    WINDOWS,
     Addition,
     Break,
     Evidence,
+    Failure,
     Level,
     Matrix,
     Observation,
@@ -105,11 +107,15 @@ def _target(table: Table) -> Target:
         python=table.take("python", matching(r"3\.\d{1,2}", "a Python version such as 3.11")),
         platform=table.take(
             "platform",
-            matching(r"[a-z0-9_]+-manylinux_2_\d+", "a platform such as x86_64-manylinux_2_28"),
+            matching(
+                rf"[a-z0-9_]+-manylinux_2_\d+|{WINDOWS}", "a platform such as x86_64-manylinux_2_28"
+            ),
         ),
         lock=table.take("lock", _relative_path),
-        sha256=table.take("sha256", matching(r"[0-9a-f]{64}", "a SHA-256 in hexadecimal")),
+        sha256=table.take("sha256", _sha256),
+        lacks=table.take_or("lacks", list_of(_package), ()),
         evidence=tuple(_evidence(row) for row in table.tables("evidence")),
+        failures=tuple(_failure(row) for row in table.tables("failure")),
     )
     table.done()
     if not target.evidence:
@@ -118,10 +124,25 @@ def _target(table: Table) -> Target:
 
 
 def _evidence(table: Table) -> Evidence:
+    return Evidence(**_run(table))
+
+
+def _failure(table: Table) -> Failure:
+    step, error = table.take("step", text), table.take("error", text)
+    return Failure(**_run(table), step=step, error=error)
+
+
+def _run(table: Table) -> dict[str, Any]:
+    """Return the fields that evidence and failures share."""
     level = Level[table.take("level", one_of([str(level) for level in Level])).upper()]
-    grpoenv = str(table.take("grpoenv", _version))
-    seen = _observation(table)
-    return Evidence(seen.date, seen.machine, seen.command, seen.note, level, grpoenv)
+    run = {
+        "level": level,
+        "grpoenv": str(table.take("grpoenv", _version)),
+        "seconds": table.take_or("seconds", integer, 0),
+        "memory_mib": table.take_or("memory_mib", integer, 0),
+        "log": table.take_or("log", _sha256, ""),
+    }
+    return {**run, **vars(_observation(table))}
 
 
 def _observation(table: Table) -> Observation:
@@ -150,6 +171,9 @@ def _break(table: Table) -> Break:
     if not break_.evidence:
         raise table.error("evidence", "is missing: a claim without a recorded run is no evidence")
     return break_
+
+
+_sha256 = matching(r"[0-9a-f]{64}", "a SHA-256 in hexadecimal")
 
 
 def _version(value: object) -> Version:

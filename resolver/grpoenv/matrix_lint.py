@@ -52,13 +52,15 @@ def _lint_target(matrix: Matrix, stack: Stack, target: Target, path: Path) -> It
         return
     if not any(row.level is Level.RESOLVED for row in target.evidence):
         yield InputError("lacks its evidence of level resolved", path=matrix.path, field=where)
-    for message in _disagreements(stack, lock):
+    for message in _disagreements(stack, target, lock):
         yield InputError(message, path=matrix.path, field=where)
 
 
-def _disagreements(stack: Stack, lock: Lock) -> Iterator[str]:
+def _disagreements(stack: Stack, target: Target, lock: Lock) -> Iterator[str]:
     for name, version in stack.versions.items():
         locked = lock.pins[name].version if name in lock.pins else None
+        if name in target.lacks and locked is None:
+            continue
         if locked != version:
             yield f"versions.{name} is {version}, and the lock has {locked}"
     for requirement in stack.requires:

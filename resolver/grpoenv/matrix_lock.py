@@ -1,108 +1,158 @@
-"""Resolve a stack with uv and write its hashed locks and its row of the matrix.
+"""Resolve stacks with uv and write their hashed locks and their rows of the matrix.
 
 A row starts as a recipe: ``id``, ``runtime``, ``summary``, ``requires``, ``as_of``, perhaps
 ``image``, ``keeps`` and additions, and targets of ``python`` and ``platform``. This module adds the
 rest: the locks, their digests, the main versions, and the evidence that uv resolved them.
 
-An image stack keeps the packages of the image in ``keeps`` exactly, leaves its CUDA libraries out
-(they came with its torch), and keeps as many of its other packages as it can without taking an
-older version of a main package.
+Targets are resolved side by side, and the same index gives the same bytes whatever the order in
+which they end. All locks of a stack agree on the main versions: the first one states them.
 """
 
 from __future__ import annotations
 
 import datetime
 import hashlib
-import os
-import platform
 import re
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from importlib.metadata import requires
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import Any, TypeVar
 
 import tomlkit
 from packaging.requirements import Requirement
-from packaging.tags import Tag
-from packaging.utils import NormalizedName, canonicalize_name, parse_wheel_filename
+from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
 from grpoenv import __version__
 from grpoenv._data import DataPaths
 from grpoenv.errors import InputError, OperationError
-from grpoenv.lockfile import CpuBuild, Pin, render_lock
-from grpoenv.machine import wheel_folders
-from grpoenv.matrix import MAIN_PACKAGES
+from grpoenv.lock_recipe import Recipe, find_pins
+from grpoenv.lockfile import Pin, render_lock
+from grpoenv.machine import machine_text
+from grpoenv.matrix import MAIN_PACKAGES, WINDOWS
 from grpoenv.matrix_file import MATRIX_LIMIT_BYTES, load_matrix
-from grpoenv.probe import manylinux_tags, read_freeze, wheel_tags
+from grpoenv.probe import read_freeze
 from grpoenv.strict_toml import load_document
-from grpoenv.uv import run_uv
 
-__all__ = ["lock_stack"]
+__all__ = ["ALL_TARGETS", "Locked", "canonical_toml", "find_row", "lock_stacks"]
 
-_TOOLS_AS_OF = "2026-11-23"
-"""The day as of which uv itself is resolved in every stack: grpoenv needs a recent one."""
-_NEWEST_GLIBC = 45
-_TORCH = NormalizedName("torch")
-_CUDA_LIBRARY = re.compile(r"(nvidia|cuda)-")
+ALL_TARGETS = tuple(
+    (python, platform)
+    for platform in ("x86_64-manylinux_2_28", "aarch64-manylinux_2_28", WINDOWS)
+    for python in ("3.10", "3.11", "3.12", "3.13")
+)
+"""Python and platform of every target that ``lock --all-targets`` tries."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class _Recipe:
-    """What one lock is made from; ``image`` maps the image's packages to public versions."""
+class Locked:
+    """What locking came to: the locks written, and why others were not, by stack and target."""
 
-    requires: tuple[str, ...]
-    as_of: str
-    python: str
-    platform: str
-    image: Mapping[NormalizedName, Version]
-    keeps: tuple[NormalizedName, ...]
-    cpu_builds: bool
+    paths: tuple[Path, ...]
+    refused: dict[str, OperationError] = field(default_factory=dict)
 
 
-def lock_stack(data: DataPaths, id_: str) -> list[Path]:
-    """Resolve the stack ``id_`` for all its targets; return the locks written.
+@dataclass(frozen=True)
+class _Job:
+    """One lock to make: a target of a row."""
 
-    The matrix is written anew with the digests, versions and evidence, comments and order kept.
-    Raises InputError if there is no such stack, OperationError with uv's reason if it has no
-    solution.
+    row: Any
+    target: Any
+    added: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.row['id']}, Python {self.target['python']}, {self.target['platform']}"
+
+
+def lock_stacks(
+    data: DataPaths, ids: Sequence[str], *, workers: int = 1, all_targets: bool = False
+) -> Locked:
+    """Resolve the stacks ``ids`` for all their targets, ``workers`` at a time.
+
+    With ``all_targets`` each stack gets every one of ``ALL_TARGETS`` that uv finds a set for. The
+    matrix is written anew with the digests, versions and evidence, comments and order kept; a stack
+    one of whose own targets is refused stays as it was. Raises InputError for an unknown stack.
     """
     document = load_document(data.matrix, limit_bytes=MATRIX_LIMIT_BYTES)
-    row = next((row for row in document.get("stack", []) if row.get("id") == id_), None)
-    if row is None:
-        raise InputError(f"has no stack {id_!r}", path=data.matrix)
-    written = []
-    for target in row["target"]:
-        recipe = _recipe(row, target, data)
-        pins = _resolve(recipe)
-        name = f"{id_}/cp{recipe.python.replace('.', '')}-{recipe.platform}.txt"
-        text = render_lock(pins, header=f"{id_} for CPython {recipe.python}, {recipe.platform}")
-        path = data.locks / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        target["lock"] = name
-        target["sha256"] = hashlib.sha256(text.encode()).hexdigest()
-        _record_evidence(target, id_)
-        row["versions"] = _main_versions(pins)
-        written.append(path)
-    data.matrix.write_text(_canonical(tomlkit.dumps(document)), encoding="utf-8")
-    load_matrix(data.matrix)
-    return written
+    rows = [find_row(document, id_, data) for id_ in ids]
+    first = _solve([_Job(row, row["target"][0], False) for row in rows], {}, data, workers)
+    main = {job.row["id"]: _main_versions(pins) for job, pins in first if isinstance(pins, list)}
+    others = [job for row in rows if row["id"] in main for job in _others(row, all_targets)]
+    solved = [*first, *_solve(others, main, data, workers)]
+    refused = {job.name: pins for job, pins in solved if isinstance(pins, OperationError)}
+    whole = {row["id"] for row in rows} - {
+        job.row["id"] for job, pins in solved if isinstance(pins, OperationError) and not job.added
+    }
+    paths = [
+        _write(job, pins, main[job.row["id"]], data)
+        for job, pins in sorted(solved, key=lambda one: list(ids).index(one[0].row["id"]))
+        if job.row["id"] in whole and isinstance(pins, list)
+    ]
+    if paths:
+        data.matrix.write_text(canonical_toml(tomlkit.dumps(document)), encoding="utf-8")
+    if not refused:  # a recipe without a lock is no row yet
+        load_matrix(data.matrix)
+    return Locked(tuple(paths), refused)
 
 
-def _canonical(toml: str) -> str:
+def find_row(document: Mapping[str, Any], id_: str, data: DataPaths) -> Any:
+    """Return the row of the stack ``id_`` in the TOML ``document``; raises InputError."""
+    for row in document.get("stack", []):
+        if row.get("id") == id_:
+            return row
+    raise InputError(f"has no stack {id_!r}", path=data.matrix)
+
+
+def canonical_toml(toml: str) -> str:
     """Return ``toml`` with one empty line before every table, whoever wrote it."""
     return re.sub(r"\n+(?=\[)", "\n\n", toml).rstrip("\n") + "\n"
 
 
-def _recipe(row: Mapping[str, Any], target: Mapping[str, Any], data: DataPaths) -> _Recipe:
+def _others(row: Any, all_targets: bool) -> list[_Job]:
+    jobs = [_Job(row, target, False) for target in row["target"][1:]]
+    have = {(str(target["python"]), str(target["platform"])) for target in row["target"]}
+    for python, platform in ALL_TARGETS if all_targets else ():
+        if (python, platform) not in have:
+            target = tomlkit.table()
+            target["python"], target["platform"] = python, platform
+            jobs.append(_Job(row, target, True))
+    return jobs
+
+
+def _solve(
+    jobs: Sequence[_Job],
+    main: Mapping[str, Mapping[NormalizedName, Version]],
+    data: DataPaths,
+    workers: int,
+) -> list[tuple[_Job, list[Pin] | OperationError]]:
+    recipes = [_recipe(job, main.get(job.row["id"], {}), data) for job in jobs]
+    return list(zip(jobs, _side_by_side(_attempt, recipes, workers), strict=True))
+
+
+def _side_by_side(
+    work: Callable[[Recipe], _T], recipes: Iterable[Recipe], workers: int
+) -> list[_T]:
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(work, recipes))
+
+
+def _attempt(recipe: Recipe) -> list[Pin] | OperationError:
+    try:
+        return find_pins(recipe)
+    except OperationError as error:
+        return error
+
+
+def _recipe(job: _Job, agrees: Mapping[NormalizedName, Version], data: DataPaths) -> Recipe:
+    row, target = job.row, job.target
     image = row.get("image", "")
     freeze = read_freeze(data.locks / "images" / f"{image}.txt") if image else {}
     additions = [addition["package"] for addition in row.get("addition", [])]
-    return _Recipe(
+    return Recipe(
         requires=(*row["requires"], *additions, *_own_requirements()),
         as_of=str(row["as_of"]),
         python=str(target["python"]),
@@ -110,6 +160,7 @@ def _recipe(row: Mapping[str, Any], target: Mapping[str, Any], data: DataPaths) 
         image={name: Version(version.public) for name, version in freeze.items()},
         keeps=tuple(canonicalize_name(name) for name in row.get("keeps", [])),
         cpu_builds=row["runtime"] == "trl",
+        agrees=agrees,
     )
 
 
@@ -119,156 +170,65 @@ def _own_requirements() -> list[str]:
     return [str(requirement) for requirement in parsed if not requirement.marker]
 
 
-def _resolve(recipe: _Recipe) -> list[Pin]:
-    versions = _versions(recipe, dict(_kept_by_force(recipe)), ())
-    excludes: tuple[str, ...] = ()
-    if recipe.image:
-        excludes = tuple(name for name in versions if _CUDA_LIBRARY.match(name))
-        versions = _keep_more(recipe, excludes)
-    packages = _pylock(recipe, versions, excludes)
-    cuda_only = frozenset[str]()
-    if recipe.cpu_builds and _cpu_wheel(versions[_TORCH], recipe):
-        with_cpu = _versions(recipe, {n: v for n, v in versions.items() if n != _TORCH}, (), True)
-        cuda_only = frozenset(versions.keys() - with_cpu.keys())
-    return [_pin(package, recipe, cuda_only) for package in packages]
+def _write(
+    job: _Job, pins: Sequence[Pin], main: Mapping[NormalizedName, Version], data: DataPaths
+) -> Path:
+    row, target = job.row, job.target
+    python, platform = str(target["python"]), str(target["platform"])
+    name = f"{row['id']}/cp{python.replace('.', '')}-{platform}.txt"
+    text = render_lock(pins, header=f"{row['id']} for CPython {python}, {platform}")
+    path = data.locks / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if (target.get("lock"), target.get("sha256")) != (name, digest) or "evidence" not in target:
+        _record_evidence(target, row["id"])
+    _fill(target, name, digest, main, pins)
+    row["versions"] = _table(main)
+    if job.added:
+        row["target"].append(target)
+    return path
 
 
-def _kept_by_force(recipe: _Recipe) -> list[tuple[NormalizedName, Version]]:
-    return [(name, recipe.image[name]) for name in recipe.keeps]
-
-
-def _keep_more(recipe: _Recipe, excludes: Sequence[str]) -> dict[NormalizedName, Version]:
-    """Keep one more of the image's packages at a time, where the main versions stay the same."""
-    kept = dict(_kept_by_force(recipe))
-    best = _versions(recipe, kept, excludes)
-    for name in sorted(best):
-        if recipe.image.get(name, best[name]) == best[name]:
-            continue
-        try:
-            tried = _versions(recipe, {**kept, name: recipe.image[name]}, excludes)
-        except OperationError:
-            continue
-        if all(tried.get(main) == best.get(main) for main in MAIN_PACKAGES if main != name):
-            kept[name], best = recipe.image[name], tried
-    return best
-
-
-def _versions(
-    recipe: _Recipe,
-    constraints: Mapping[NormalizedName, Version],
-    excludes: Sequence[str],
-    cpu: bool = False,
-) -> dict[NormalizedName, Version]:
-    """Return the versions that uv finds, the image's preferred."""
-    with tempfile.TemporaryDirectory(prefix="grpoenv-") as folder:
-        output = Path(folder) / "requirements.txt"
-        output.write_text("".join(f"{n}=={v}\n" for n, v in recipe.image.items()), "utf-8")
-        arguments: list[str | Path] = ["--no-annotate", "--no-header", "-o", output]
-        if cpu:
-            for wheels in wheel_folders():
-                arguments += ["--find-links", wheels]
-        _compile(recipe, constraints, excludes, arguments, Path(folder))
-        return read_freeze(output)
-
-
-def _pylock(
-    recipe: _Recipe, versions: Mapping[NormalizedName, Version], excludes: Sequence[str]
-) -> list[Mapping[str, Any]]:
-    """Return uv's lock entries, which carry files, sizes and hashes, for exactly ``versions``."""
-    with tempfile.TemporaryDirectory(prefix="grpoenv-") as folder:
-        output = Path(folder) / "pylock.toml"
-        _compile(
-            recipe, versions, excludes, ["--format", "pylock.toml", "-o", output], Path(folder)
-        )
-        packages: list[Mapping[str, Any]] = tomlkit.parse(output.read_text("utf-8")).unwrap()[
-            "packages"
-        ]
-        return packages
-
-
-def _compile(
-    recipe: _Recipe,
-    constraints: Mapping[NormalizedName, Version],
-    excludes: Sequence[str],
-    arguments: Sequence[str | Path],
-    folder: Path,
+def _fill(
+    target: Any,
+    lock: str,
+    digest: str,
+    main: Mapping[NormalizedName, Version],
+    pins: Sequence[Pin],
 ) -> None:
-    constrained, excluded = folder / "constraints.in", folder / "excludes.in"
-    constrained.write_text("".join(f"{n}=={v}\n" for n, v in constraints.items()), "utf-8")
-    excluded.write_text("".join(f"{name}\n" for name in excludes), "utf-8")
-    run = run_uv(
-        [
-            *("pip", "compile", "-", "--quiet", "--only-binary", ":all:"),
-            *("--python-version", recipe.python, "--python-platform", recipe.platform),
-            *("--exclude-newer", recipe.as_of, "--exclude-newer-package", f"uv={_TOOLS_AS_OF}"),
-            *("--constraints", constrained, "--excludes", excluded),
-            *arguments,
-        ],
-        input_text="".join(f"{text}\n" for text in recipe.requires),
-    )
-    if run.status != 0:
-        raise OperationError(f"uv finds no such set:\n{run.messages}")
+    evidence = target.pop("evidence")
+    target["lock"], target["sha256"] = lock, digest
+    target.pop("lacks", None)
+    if lacks := [str(name) for name in main if name not in {pin.name for pin in pins}]:
+        target["lacks"] = lacks
+    target["evidence"] = evidence  # tables come after keys
 
 
-def _pin(package: Mapping[str, Any], recipe: _Recipe, cuda_only: frozenset[str]) -> Pin:
-    name, version = canonicalize_name(package["name"]), Version(package["version"])
-    machine = recipe.platform.partition("-")[0]
-    tags = {tag: n for n, tag in enumerate(_tags(recipe.python, machine))}
-    fitting = []
-    for wheel in package.get("wheels", []):
-        ranks = [tags[tag] for tag in _wheel_tags(wheel) if tag in tags]
-        if ranks:
-            fitting.append((min(ranks), int(wheel["size"]), f"sha256:{wheel['hashes']['sha256']}"))
-    if not fitting:
-        raise OperationError(f"{name} {version} has no wheel for {recipe.python} on {machine}")
-    hashes = sorted(hash_ for _, _, hash_ in fitting)
-    cpu = _cpu_wheel(version, recipe) if name == _TORCH and recipe.cpu_builds else None
-    if cpu:
-        hashes.append(cpu.hash)
-    return Pin(name, version, tuple(hashes), min(fitting)[1], cpu, name in cuda_only)
+def _main_versions(pins: Sequence[Pin]) -> dict[NormalizedName, Version]:
+    found = {pin.name: pin.version for pin in pins}
+    return {name: found[name] for name in MAIN_PACKAGES if name in found}
 
 
-def _tags(python: str, machine: str) -> list[Tag]:
-    return wheel_tags(python, manylinux_tags(machine, _NEWEST_GLIBC))
-
-
-def _wheel_tags(wheel: Mapping[str, Any]) -> frozenset[Tag]:
-    filename = wheel.get("name") or unquote(urlsplit(wheel["url"]).path.rpartition("/")[2])
-    return parse_wheel_filename(filename)[3]
-
-
-def _cpu_wheel(version: Version, recipe: _Recipe) -> CpuBuild | None:
-    """Return torch's CPU build of ``version`` from the user's wheel folders, if one fits."""
-    accepted = set(_tags(recipe.python, recipe.platform.partition("-")[0]))
-    for folder in wheel_folders():
-        for path in sorted(folder.glob(f"torch-{version}+cpu-*.whl")):
-            _, built, _, tags = parse_wheel_filename(path.name)
-            if tags & accepted:
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()
-                return CpuBuild(built, f"sha256:{digest}", path.stat().st_size)
-    return None
-
-
-def _main_versions(pins: Sequence[Pin]) -> tomlkit.items.Table:
+def _table(main: Mapping[NormalizedName, Version]) -> tomlkit.items.Table:
     table = tomlkit.table()
-    found = {pin.name: str(pin.version) for pin in pins}
-    for name in MAIN_PACKAGES:
-        if name in found:
-            table[name] = found[name]
+    for name, version in main.items():
+        table[name] = str(version)
     return table
 
 
 def _record_evidence(target: Any, id_: str) -> None:
-    """Put the evidence of this resolution in the place of an earlier one; stronger rows fall.
+    """Put the evidence of this resolution in the place of all that there was.
 
-    What was imported or trained was another lock if this one is new.
+    What was imported or trained, or failed to, was another lock.
     """
     row = tomlkit.table()
     row["level"] = "resolved"
     row["date"] = datetime.datetime.now(datetime.timezone.utc).date()
     row["grpoenv"] = __version__
-    row["machine"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    row["machine"] = machine_text()
     row["command"] = f"grpoenv matrix lock {id_}"
     rows = tomlkit.aot()
     rows.append(row)
+    target.pop("failure", None)
     target["evidence"] = rows

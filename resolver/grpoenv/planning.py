@@ -67,7 +67,7 @@ def locks_for(probe: Probe, matrix: Matrix, data: DataPaths) -> dict[str, Lock]:
         path = data.locks / target.lock
         lock = locks[target.lock] = read_lock(path)
         for name in (*stack.versions, *stack.keeps):
-            if name not in lock.pins:
+            if name not in lock.pins and name not in target.lacks:
                 raise InputError(f"lacks {name}, which stack {stack.id} names", path=path)
     return locks
 

@@ -187,8 +187,7 @@ def _host(probe: Probe, wishes: Wishes) -> str:
 
 
 def _platform_fits(target: Target, probe: Probe) -> bool:
-    machine, _, libc = target.platform.partition("-")
-    return f"{libc}_{machine}" in probe.platform_tags
+    return target.platform_tag in probe.platform_tags
 
 
 def _rank(candidate: _Candidate) -> tuple[int, _Descending, int]:

@@ -36,6 +36,14 @@ def add_matrix(verbs: Verbs) -> None:
     add_verb(verbs, "lint", _lint, "check the matrix and its locks", "matrix")
     lock = add_verb(verbs, "lock", _lock, "resolve stacks with uv, write locks", "matrix")
     lock.add_argument("stacks", nargs="+", metavar="STACK", help="ids of stacks in the matrix")
+    lock.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="targets side by side (2)"
+    )
+    lock.add_argument(
+        "--all-targets",
+        action="store_true",
+        help="for every Python and platform that uv finds the stack for",
+    )
 
 
 def _add_show(verbs: Verbs) -> None:
@@ -129,14 +137,20 @@ def _lint(options: argparse.Namespace) -> int:
 
 
 def _lock(options: argparse.Namespace) -> int:
-    from grpoenv.matrix_lock import lock_stack
+    from grpoenv.matrix_lock import lock_stacks
 
-    written = []
-    for id_ in options.stacks:
-        for path in lock_stack(matrix_data(options), id_):
-            written.append(str(path))
-            if not options.json:
-                print(path)
+    locked = lock_stacks(
+        matrix_data(options),
+        options.stacks,
+        workers=max(1, options.workers),
+        all_targets=options.all_targets,
+    )
+    code = 4 if locked.refused and not options.all_targets else 0
+    paths = [str(path) for path in locked.paths]
+    refused = {name: error.message for name, error in locked.refused.items()}
     if options.json:
-        print_json(options, 0, locks=written)
-    return 0
+        print_json(options, code, locks=paths, refused=refused)
+        return code
+    for line in [*paths, *(f"{name}: {reason}" for name, reason in refused.items())]:
+        print(line)
+    return code
