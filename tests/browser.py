@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +20,22 @@ CHROMIUM = next(
 _KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Home": 36, "End": 35}
 _KEYS |= {"Enter": 13, "Tab": 9}
 SHIFT = 8
+_ANSWER_S = 30
+_LAUNCH = """
+import fcntl, os, sys
+commands, answers = (fcntl.fcntl(int(text), fcntl.F_DUPFD, 10) for text in sys.argv[1:3])
+os.dup2(commands, 3)
+os.dup2(answers, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Chromium reads commands from descriptor 3 and writes answers to 4."""
 
 
 class Tab:
     """One page: what it shows, what it asks the network for, and what it complains of."""
 
     def __init__(self, commands: int, answers: int) -> None:
-        self._commands, self._answers = os.fdopen(commands, "wb"), os.fdopen(answers, "rb")
+        self._commands, self._answers = commands, answers
         self._number, self._session, self._rest = 0, "", b""
         self.requests: list[str] = []
         self.complaints: list[str] = []
@@ -40,8 +51,7 @@ class Tab:
         message: dict[str, object] = {"id": self._number, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
-        self._commands.write(json.dumps(message).encode() + b"\0")
-        self._commands.flush()
+        os.write(self._commands, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._message()
             if answer.get("id") == self._number:
@@ -51,7 +61,9 @@ class Tab:
 
     def _message(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
-            block = os.read(self._answers.fileno(), 1 << 16)
+            ready, _, _ = select.select([self._answers], [], [], _ANSWER_S)
+            assert ready, f"Chromium did not answer within {_ANSWER_S} s"
+            block = os.read(self._answers, 1 << 16)
             assert block, "Chromium is gone"
             self._rest += block
         text, _, self._rest = self._rest.partition(b"\0")
@@ -123,9 +135,15 @@ def browser(folder: Path, *, width: int = 1360, height: int = 900) -> Iterator[T
     answers, write_answers = os.pipe()
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
     options += [f"--user-data-dir={folder}", f"--window-size={width},{height}", "--no-first-run"]
-    script = f'exec "$0" "$@" 3<&{read_commands} 4>&{write_answers}'
     process = subprocess.Popen(
-        ["sh", "-c", script, CHROMIUM, *options],
+        [
+            sys.executable,
+            "-c",
+            _LAUNCH,
+            *map(str, [read_commands, write_answers]),
+            CHROMIUM,
+            *options,
+        ],
         pass_fds=(read_commands, write_answers),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -137,3 +155,5 @@ def browser(folder: Path, *, width: int = 1360, height: int = 900) -> Iterator[T
     finally:
         process.terminate()
         process.wait(10)
+        os.close(commands)
+        os.close(answers)

@@ -5,7 +5,7 @@ const VIEWS = ["stacks", "pairs", "breaks"];
 const THEMES = ["auto", "light", "dark"];
 
 const stackTable = new StackTable(content.stacks, content.levels);
-const pairView = content.pairs ? new PairView(content.pairs) : null;
+const pairView = content.pairs ? new PairView(content.pairs, search) : null;
 const breakRows = content.breaks.map((row) => ({ text: breakText(row), article: breakArticle(row) }));
 
 function breakText(row) {

@@ -1,9 +1,10 @@
 // The view of the pairs around the map: the pair in words, the outcomes, the first failures.
 
 class PairView {
-  constructor(data) {
+  /** `changed` is called where another choice of pairs is wanted than that of the search. */
+  constructor(data, changed) {
+    this.changed = changed;
     this.pairs = new Pairs(data);
-    this.words = [];
     this.pressed = null;
     this.texts = data.verdicts.map((verdict) => `${failure(verdict)} ${verdict.at}`.toLowerCase());
     find("pair-lead").textContent = `Does one take at import what the other lacks? Every release of unsloth since 2025.2 with every unsloth_zoo, read from the sources on ${data.date}. Full colours: the declared ranges admit the pair; pale ones: only an install with --no-deps brings it about.`;
@@ -45,14 +46,13 @@ class PairView {
       this.pressed?.button.setAttribute("aria-pressed", "false");
       this.pressed = press ? { button, wants } : null;
       button.setAttribute("aria-pressed", String(press));
-      this.show(this.words);
+      this.changed();
     });
     return element("li", {}, button);
   }
 
   /** Fade what the search or a pressed button leaves out; return how many pairs stay. */
   show(words) {
-    this.words = words;
     const wants = this.wants(words);
     this.map.highlight(words.length || this.pressed ? wants : null);
     let kept = 0;
