@@ -2,7 +2,7 @@
 
 from grpoenv_kernels.adapter import LowRank
 from grpoenv_kernels.logprob import TokenScores, linear_logprob
-from grpoenv_kernels.parallel import parallel_linear_logprob
+from grpoenv_kernels.parallel import parallel_linear_logprob, parallel_linear_objective
 from grpoenv_kernels.sweep import SweepResult, linear_objective
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "linear_logprob",
     "linear_objective",
     "parallel_linear_logprob",
+    "parallel_linear_objective",
 ]

@@ -17,12 +17,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from grpoenv_kernels.tiles import DEFAULT_BUDGET_BYTES, Limits, TilePlan
+
+if TYPE_CHECKING:
+    from grpoenv_kernels.softmax_tile import RowScores, RowSums
 
 __all__ = [
     "LN_2",
@@ -292,6 +295,10 @@ class Head:
             hidden = hidden.to(self.dtype) * inner
         outer, slope = self.outer(rows), self.slope(rows)
         return RowBlock(hidden, self.folds, self.targets[rows], inner, outer, slope)
+
+    def close(self, sums: RowSums) -> RowScores:
+        """Return the scores of rows of which every column was seen."""
+        return sums.scores()
 
     def columns(self, tile: slice) -> Tensor:
         """Return the weight rows of a vocabulary tile as an operand, ``[C, H]``."""

@@ -291,8 +291,8 @@ def linear_logprob(
 
     Args:
         hidden: ``[N, H]`` floating point, any strides.
-        weight: ``[V, H]`` floating point; a ``DTensor`` is gathered for the call, see
-            :func:`grpoenv_kernels.sharded.gather_sharded`.
+        weight: ``[V, H]`` floating point. Like ``bias``, it is gathered for the call where FSDP2 or
+            ZeRO-3 spreads it, see :func:`grpoenv_kernels.sharded.gather_sharded`.
         targets: ``[N]`` integers below ``V``; a row with a negative one is not scored and costs
             nothing.
         bias: ``[V]`` or ``None``.
@@ -310,6 +310,7 @@ def linear_logprob(
 
     """
     weight, of_rows = gather_sharded(weight), isinstance(temperature, Tensor)
+    bias = None if bias is None else gather_sharded(bias)
     logps, entropies, _, _ = torch.ops.grpoenv.linear_logprob(
         hidden if low_rank is None else widen(hidden, weight, low_rank),
         weight,

@@ -18,15 +18,15 @@ from grpoenv_kernels.softmax_tile import (
 )
 from grpoenv_kernels.tiles import TilePlan, row_ranges
 
-__all__ = ["differentiate", "score", "sum_rows"]
+__all__ = ["differentiate", "score"]
 
 
 def score(head: Head, rows: Tensor, entropy: bool) -> RowScores:
     """Score the given rows (int64 ``[r]``): one pass over the vocabulary per block of rows."""
-    return sum_rows(head, rows, entropy).scores()
+    return head.close(_sum_rows(head, rows, entropy))
 
 
-def sum_rows(head: Head, rows: Tensor, entropy: bool) -> RowSums:
+def _sum_rows(head: Head, rows: Tensor, entropy: bool) -> RowSums:
     """Return the sums over the head's columns that the scores of the rows follow from."""
     plan = head.streaming_plan(len(rows))
     spans = row_ranges(len(rows), plan.rows)

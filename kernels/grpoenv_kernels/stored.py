@@ -93,7 +93,7 @@ class _Store:
             into, bias = self.tile(index, rows), head.biases(tile)
             fold_tile(product, into, block, bias, tile.start, self.sums, keep=True)
             self.references.append(self.sums.reference)
-        return self.sums.scores()
+        return head.close(self.sums)
 
     def settle(self, index: int, live: _Live) -> Tensor:
         """Return one tile's weights of the live rows, relative to the last references."""

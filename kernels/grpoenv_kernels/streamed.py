@@ -59,5 +59,5 @@ def _carry(head: Head, block: RowBlock, entropy: bool, plan: TilePlan) -> tuple[
         factor = fold_tile(product, share, block, head.biases(tile), tile.start, sums, keep=True)
         scale_rows(carried, factor)
         accumulate(carried, share, columns)
-    scores = sums.scores()
+    scores = head.close(sums)
     return scores, carried.mul_(torch.exp2(sums.reference - scores.log_z)[:, None])

@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from grpoenv_kernels.adapter import LowRank, widen
 from grpoenv_kernels.head import Gradients, Head, HeadOptions, Needs
+from grpoenv_kernels.head_slice import HeadSlice, Share
 from grpoenv_kernels.local_objective import Objective, Swept
 from grpoenv_kernels.logprob import check_shapes, scored_rows, spread_rows
 from grpoenv_kernels.native import is_native, sweep_native, weight_gradients
@@ -34,7 +35,7 @@ from grpoenv_kernels.stored import sweep_stored
 from grpoenv_kernels.streamed import sweep_streamed
 from grpoenv_kernels.tiles import DEFAULT_BUDGET_BYTES, MIN_STORED_ROWS
 
-__all__ = ["Objective", "SweepResult", "linear_objective"]
+__all__ = ["Objective", "SweepPlan", "SweepResult", "linear_objective", "sweep_head"]
 
 # A frozen head runs as fast streamed as stored from this many rows on; stored blocks then have the
 # advantage that rows without a coefficient skip their second product.
@@ -59,12 +60,25 @@ class SweepResult(NamedTuple):
     entropies: Tensor | None
 
 
-class _Plan(NamedTuple):
+class SweepPlan(NamedTuple):
+    """What a sweep is to do.
+
+    Attributes:
+        options: of the head.
+        objective: see :func:`linear_objective`.
+        entropy: return the entropies as well.
+        budget: bytes of working memory, 0 for the device's own limit.
+        graded: whether autograd is on.
+        share: the columns that are here, ``None`` for all.
+
+    """
+
     options: HeadOptions
     objective: Objective
     entropy: bool
     budget: int
     graded: bool
+    share: Share | None = None
 
     def head(
         self,
@@ -74,7 +88,11 @@ class _Plan(NamedTuple):
         adapter: Tensor | None,
         targets: Tensor,
     ) -> Head:
-        return Head(hidden, weight, bias, adapter, targets, self.options, self.budget)
+        """Return the problem; ``targets`` ``[N]`` are positions in the whole vocabulary."""
+        given, rest = (hidden, weight, bias, adapter), (self.options, self.budget)
+        if self.share is None:
+            return Head(*given, targets, *rest)
+        return HeadSlice(*given, targets - self.share.first, *rest, self.share)
 
 
 class _LinearObjective(torch.autograd.Function):
@@ -86,7 +104,7 @@ class _LinearObjective(torch.autograd.Function):
         bias: Tensor | None,
         adapter: Tensor | None,
         targets: Tensor,
-        plan: _Plan,
+        plan: SweepPlan,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         ctx.set_materialize_grads(False)
         head, rows = plan.head(hidden, weight, bias, adapter, targets), scored_rows(targets)
@@ -128,12 +146,15 @@ class _LinearObjective(torch.autograd.Function):
 _NOTHING = (False, False, False, False)
 
 
-def _sweep(head: Head, rows: Tensor, plan: _Plan, needs: Needs) -> Swept:
+def _sweep(head: Head, rows: Tensor, plan: SweepPlan, needs: Needs) -> Swept:
     run = sweep_stored if _stores(head, len(rows), needs) else sweep_streamed
     if any(needs) and _runs_native(head, len(rows)):
         run = sweep_native
     with torch.autocast(head.hidden.device.type, enabled=False):
-        return run(head, rows, plan.objective, plan.entropy, needs)
+        found = run(head, rows, plan.objective, plan.entropy, needs)
+    if isinstance(head, HeadSlice) and found.gradients.hidden is not None:
+        head.share.add_up(found.gradients.hidden)
+    return found
 
 
 def _recompute(head: Head, rows: Tensor, found: Swept, upstream: Tensor, needs: Needs) -> Gradients:
@@ -151,7 +172,10 @@ def _recompute(head: Head, rows: Tensor, found: Swept, upstream: Tensor, needs: 
 
 
 def _runs_native(head: Head, rows: int) -> bool:
-    return is_native(head) and head.stored_plan(rows).rows >= min(rows, _LEAST_NATIVE_ROWS)
+    whole = not isinstance(head, HeadSlice)
+    return (
+        whole and is_native(head) and head.stored_plan(rows).rows >= min(rows, _LEAST_NATIVE_ROWS)
+    )
 
 
 def _stores(head: Head, rows: int, needs: Needs) -> bool:
@@ -210,8 +234,21 @@ def linear_objective(
 
     """
     options = HeadOptions(temperature, softcap, logit_scale)
-    plan = _Plan(options, objective, entropy, budget_bytes, torch.is_grad_enabled())
-    run, weight = _apply, gather_sharded(weight)
+    plan = SweepPlan(options, objective, entropy, budget_bytes, torch.is_grad_enabled())
+    bias = None if bias is None else gather_sharded(bias)
+    return sweep_head(hidden, gather_sharded(weight), bias, low_rank, targets, plan)
+
+
+def sweep_head(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    low_rank: LowRank | None,
+    targets: Tensor,
+    plan: SweepPlan,
+) -> SweepResult:
+    """Sweep as the plan says; a compiler's graph breaks here."""
+    run = _apply
     if torch.compiler.is_compiling():
         run = torch.compiler.disable(_apply)  # type: ignore[no-untyped-call]
     if low_rank is None:
@@ -225,8 +262,9 @@ def _apply(
     bias: Tensor | None,
     adapter: Tensor | None,
     targets: Tensor,
-    plan: _Plan,
+    plan: SweepPlan,
 ) -> SweepResult:
-    check_shapes(hidden, weight, targets, bias, adapter)
+    vocabulary = None if plan.share is None else plan.share.vocabulary
+    check_shapes(hidden, weight, targets, bias, adapter, vocabulary)
     apply: Callable[..., tuple[Tensor, Tensor, Tensor | None]] = _LinearObjective.apply
     return SweepResult(*apply(hidden, weight, bias, adapter, targets.long(), plan))

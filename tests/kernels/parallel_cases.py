@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import sys
+from functools import partial
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from grpoenv_kernels import linear_logprob, linear_objective, parallel_linear_logprob
+from grpoenv_kernels import (
+    LowRank,
+    linear_logprob,
+    linear_objective,
+    parallel_linear_logprob,
+    parallel_linear_objective,
+)
 
-ROWS, WIDTH, VOCABULARY = 13, 8, 101
+ROWS, MANY, WIDTH, VOCABULARY = 13, 80, 8, 101
 
 
-def problem(dtype):
+def problem(dtype, size=ROWS):
     torch.manual_seed(11)
-    hidden = torch.randn(ROWS, WIDTH, dtype=dtype).requires_grad_()
+    hidden = torch.randn(size, WIDTH, dtype=dtype).requires_grad_()
     weight = torch.randn(VOCABULARY, WIDTH, dtype=dtype).requires_grad_()
     bias = torch.randn(VOCABULARY, dtype=dtype).requires_grad_()
-    targets = torch.randint(0, VOCABULARY, (ROWS,))
+    targets = torch.randint(0, VOCABULARY, (size,))
     targets[3] = -100
-    return hidden, weight, bias, targets, torch.rand(ROWS) + 0.5
+    return hidden, weight, bias, targets, torch.rand(size) + 0.5
+
+
+def my_slice():
+    """Uneven slices, of which the last process's is the smallest."""
+    sizes = [60, 40, 1] if dist.get_world_size() == 3 else [93, 8]
+    first = sum(sizes[: dist.get_rank()])
+    return slice(first, first + sizes[dist.get_rank()])
 
 
 def check_slices(dtype, softcap, entropy):
@@ -37,13 +54,10 @@ def check_slices(dtype, softcap, entropy):
 
     whole = linear_logprob(hidden, weight, targets, bias=bias, **options)
     expected = torch.autograd.grad(loss(whole), (hidden, weight, bias))
-    # Uneven slices, of which the last process's is the smallest.
-    sizes = [60, 40, 1] if dist.get_world_size() == 3 else [93, 8]
-    first = sum(sizes[: dist.get_rank()])
-    mine = slice(first, first + sizes[dist.get_rank()])
+    mine = my_slice()
     part, part_bias = (each.detach()[mine].requires_grad_() for each in (weight, bias))
     found = parallel_linear_logprob(
-        hidden, part, targets, first=first, vocabulary=VOCABULARY, bias=part_bias,
+        hidden, part, targets, first=mine.start, vocabulary=VOCABULARY, bias=part_bias,
         budget_bytes=3000, **options,
     )  # fmt: skip
     near = {"rtol": 1e-9, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 2e-5, "atol": 2e-5}
@@ -56,9 +70,75 @@ def check_slices(dtype, softcap, entropy):
     torch.testing.assert_close(by_hidden, expected[0], **near)
     torch.testing.assert_close(by_part, expected[1][mine], **near)
     torch.testing.assert_close(by_bias, expected[2][mine], **near)
-    everyone = [torch.empty_like(found.logps) for _ in sizes]
-    dist.all_gather(everyone, found.logps.detach())
-    assert all(torch.equal(one, found.logps) for one in everyone)
+    same_everywhere(found.logps)
+
+
+def same_everywhere(values):
+    everyone = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyone, values.detach())
+    assert all(torch.equal(one, values) for one in everyone)
+
+
+def squares(logps, rows):
+    """Terms of which rows 6 and 7 have no derivative."""
+    coefficients = torch.linspace(-1, 1, MANY, dtype=logps.dtype)
+    coefficients[6:8] = 0
+    return coefficients[rows] * (logps + 0.1 * logps.square())
+
+
+def check_sweep(dtype, trainable, budget, softcap, rank):
+    hidden, weight, bias, targets, temperature = problem(dtype, MANY)
+    rows, up = torch.randn(MANY, 2, dtype=dtype), torch.randn(VOCABULARY, 2, dtype=dtype)
+    leaves = [weight, bias, up]
+    options = {"temperature": temperature, "softcap": softcap, "entropy": True}
+
+    def run(call, weight, bias, up, **more):
+        for leaf in (weight, bias, up):
+            leaf.requires_grad_(trainable)
+        low_rank = LowRank(rows, up) if rank else None
+        return call(
+            hidden, weight, targets, squares, bias=bias, low_rank=low_rank, **options, **more
+        )
+
+    wanted = 1 + trainable * (3 if rank else 2)
+    whole = run(linear_objective, *leaves)
+    expected = torch.autograd.grad(3 * whole.loss, [hidden, *leaves][:wanted])
+    mine = my_slice()
+    parts = [leaf.detach()[mine].clone() for leaf in leaves]
+    more = {"first": mine.start, "vocabulary": VOCABULARY, "budget_bytes": budget}
+    found = run(parallel_linear_objective, *parts, **more)
+    grads = torch.autograd.grad(3 * found.loss, [hidden, *parts][:wanted])
+    near = {"rtol": 1e-9, "atol": 1e-11} if dtype == torch.float64 else {"rtol": 2e-5, "atol": 2e-5}
+    torch.testing.assert_close(found.loss, whole.loss, **near)
+    torch.testing.assert_close(found.logps, whole.logps, **near)
+    torch.testing.assert_close(found.entropies, whole.entropies, **near)
+    if dtype == torch.bfloat16:
+        near = {"rtol": 2**-6, "atol": 2**-6}
+    torch.testing.assert_close(grads[0], expected[0], **near)
+    for grad, best in zip(grads[1:], expected[1:], strict=True):
+        torch.testing.assert_close(grad, best[mine], **near)
+    for values in (found.loss, found.logps, grads[0]):
+        same_everywhere(values)
+
+
+def check_work_and_communication(budget, blocks):
+    """One collective operation for each block and one at the end; every product formed once."""
+    hidden, weight, _, targets, _ = problem(torch.float64, MANY)
+    mine = my_slice()
+    for trainable, products in ((False, 2), (True, 3)):
+        expected = (blocks if trainable else 1, 1)
+        part = weight.detach()[mine].requires_grad_(trainable)
+        leaves = [hidden, part] if trainable else [hidden]
+        gathers = mock.patch.object(dist, "all_gather", wraps=dist.all_gather)
+        sums = mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce)
+        with gathers as gathered, sums as reduced, FlopCounterMode(display=False) as counter:
+            loss = parallel_linear_objective(
+                hidden, part, targets, lambda logps, rows: logps, first=mine.start,
+                vocabulary=VOCABULARY, budget_bytes=budget,
+            ).loss  # fmt: skip
+            torch.autograd.grad(loss, leaves)
+        assert (gathered.call_count, reduced.call_count) == expected
+        assert counter.get_total_flops() == products * 2 * (MANY - 1) * WIDTH * len(part)
 
 
 def check_empty():
@@ -69,6 +149,30 @@ def check_empty():
     assert found.logps.shape == (0,)
     found.logps.sum().backward()
     assert not hidden.grad.any() and not weight.grad.any()
+    hidden, weight, _, targets, _ = problem(torch.float64)
+    with torch.no_grad():
+        weight[1:] = -torch.inf  # the slices of all but the first process have no finite logit
+        hidden.copy_(hidden.abs())
+    mine = my_slice()
+    part = weight.detach()[mine].requires_grad_()
+    found = parallel_linear_objective(
+        hidden, part, torch.zeros_like(targets), squares, first=mine.start, vocabulary=VOCABULARY
+    )
+    assert not found.logps.any() and found.loss == 0
+
+
+def check_an_empty_slice():
+    hidden, weight, _, targets, _ = problem(torch.float64)
+    whole = linear_objective(hidden, weight, targets, squares).loss
+    expected = torch.autograd.grad(whole, (hidden, weight))
+    part = weight.detach()[: VOCABULARY if dist.get_rank() == 0 else 0].requires_grad_()
+    first = 0 if dist.get_rank() == 0 else VOCABULARY
+    found = parallel_linear_objective(
+        hidden, part, targets, squares, first=first, vocabulary=VOCABULARY
+    ).loss
+    by_hidden, by_part = torch.autograd.grad(found, (hidden, part))
+    torch.testing.assert_close(by_hidden, expected[0])
+    torch.testing.assert_close(by_part, expected[1][: len(part)])
 
 
 def check_refusals():
@@ -77,12 +181,14 @@ def check_refusals():
         ({"first": 5, "vocabulary": VOCABULARY}, "rows 5 to 106 are outside a vocabulary of 101"),
         ({"first": 0, "vocabulary": 999, "targets": targets + 990}, "is outside a vocabulary of"),
     ):
-        try:
-            parallel_linear_logprob(hidden, weight, **{"targets": targets, **options})
-        except ValueError as error:
-            assert message in str(error)
-        else:
-            raise AssertionError("not refused")
+        given = {"targets": targets, **options}
+        for run in (parallel_linear_logprob, partial(parallel_linear_objective, objective=squares)):
+            try:
+                run(hidden, weight, **given)
+            except ValueError as error:
+                assert message in str(error)
+            else:
+                raise AssertionError("not refused")
 
 
 def check_sharded():
@@ -109,7 +215,19 @@ def main(rank: int, world: int, store: str) -> None:
     check_slices(torch.float64, 3.0, True)
     check_slices(torch.float64, None, False)
     check_slices(torch.bfloat16, None, True)
+    two_blocks = 784 * -(-VOCABULARY // world)
+    nothing_stored = 300
+    for trainable, budget in itertools.product(
+        (False, True), (1 << 22, two_blocks, nothing_stored)
+    ):
+        check_sweep(torch.float64, trainable, budget, None, 0)
+        check_sweep(torch.float64, trainable, budget, 3.0, 2)
+        check_sweep(torch.bfloat16, trainable, budget, None, 0)
+    check_sweep(torch.float16, True, 1 << 22, None, 0)
+    check_work_and_communication(1 << 22, blocks=1)
+    check_work_and_communication(two_blocks, blocks=2)
     check_empty()
+    check_an_empty_slice()
     check_refusals()
     check_sharded()
     # What still holds the group is to go before it, or its threads may outlive it and abort.

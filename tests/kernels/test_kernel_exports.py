@@ -11,5 +11,6 @@ def test_the_public_names_are_these_and_exist():
         "linear_logprob",
         "linear_objective",
         "parallel_linear_logprob",
+        "parallel_linear_objective",
     ]
     assert all(hasattr(grpoenv_kernels, name) for name in grpoenv_kernels.__all__)
