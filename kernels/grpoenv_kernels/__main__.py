@@ -26,16 +26,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _table(found: Smoke) -> str:
     lines = [f"{found.device}, torch {torch.__version__}", ""]
-    lines.append(f"{'error against float64':32} {'ours':>10} {'plain torch':>12}")
+    lines.append(f"{'error against float64':60} {'ours':>10} {'plain torch':>12}")
     for each in found.parity:
         verdict = "" if each.holds else "  TOO LARGE"
-        what = f"{each.dtype} {each.what}"
-        lines.append(f"{what:32} {each.ours:10.1e} {each.plain:12.1e}{verdict}")
+        what = f"{each.dtype} {each.head}: {each.what}"
+        lines.append(f"{what:60} {each.ours:10.1e} {each.plain:12.1e}{verdict}")
     rows, width, vocabulary = found.sizes
-    lines += ["", f"{f'N {rows}, H {width}, V {vocabulary}':32} {'ms':>10} {'x floor':>12}"]
+    lines += ["", f"{f'N {rows}, H {width}, V {vocabulary}':60} {'ms':>10} {'x floor':>12}"]
     for timed in found.speed:
         what = f"{timed.dtype} {timed.what}"
-        lines.append(f"{what:32} {timed.milliseconds:10.1f} {timed.floor:12.2f}")
+        lines.append(f"{what:60} {timed.milliseconds:10.1f} {timed.floor:12.2f}")
     return "\n".join(lines)
 
 

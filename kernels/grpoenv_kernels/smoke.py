@@ -4,16 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from grpoenv_kernels.head import Head, HeadOptions
 from grpoenv_kernels.logprob import linear_logprob
 from grpoenv_kernels.measure import matmul_rate, time_runs
+from grpoenv_kernels.native import is_native
 from grpoenv_kernels.sweep import linear_objective
 
-__all__ = ["Parity", "Smoke", "Speed", "run_smoke"]
+__all__ = ["HEADS", "Parity", "Smoke", "Speed", "run_smoke"]
+
+_GRADIENTS = ("d hidden", "d weight", "d bias")
+
+
+class _Options(NamedTuple):
+    biased: bool = False
+    temperature: float = 1.0
+    softcap: float | None = None
+
+    @property
+    def leaves(self) -> int:
+        """How many of hidden, weight and bias have a gradient."""
+        return 2 + self.biased
+
+    def arguments(self, bias: Tensor) -> dict[str, Any]:
+        """Arguments of the functions under test."""
+        chosen = bias if self.biased else None
+        return {"bias": chosen, "temperature": self.temperature, "softcap": self.softcap}
+
+
+HEADS = {
+    "plain": _Options(),
+    "bias, temperature": _Options(biased=True, temperature=0.7),
+    "softcap": _Options(softcap=3.0),
+}
+"""The heads that parity is checked for."""
 
 # The results of float32 runs differ by the order of sums only.
 _FLOAT32_NOISE = 2e-6
@@ -25,6 +53,7 @@ class Parity:
 
     Attributes:
         dtype: of the inputs.
+        head: what the head does beyond the product, see :data:`HEADS`.
         what: the quantity.
         ours: the error of this package.
         plain: the error of plain PyTorch at the same dtype.
@@ -32,6 +61,7 @@ class Parity:
     """
 
     dtype: str
+    head: str
     what: str
     ours: float
     plain: float
@@ -67,7 +97,7 @@ class Smoke:
     Attributes:
         device: name of the device.
         sizes: ``N, H, V`` of the timed runs.
-        parity: one entry for each dtype and quantity.
+        parity: one entry for each dtype, head and quantity.
         speed: one entry for each timed run.
 
     """
@@ -93,7 +123,7 @@ def run_smoke(device: torch.device) -> Smoke:
     dtypes = [torch.float32, torch.bfloat16, torch.float16]
     sizes = (256, 512, 32_768) if on_cpu else (8192, 4096, 128_256)
     name = "CPU" if on_cpu else torch.cuda.get_device_name(device)
-    parity = [each for dtype in dtypes for each in _parity(dtype, device)]
+    parity = [each for dtype in dtypes for name in HEADS for each in _parity(dtype, device, name)]
     timed = [torch.float32, torch.bfloat16] if on_cpu else [torch.bfloat16]
     speed = [each for dtype in timed for each in _speed(dtype, device, sizes)]
     return Smoke(name, sizes, parity, speed)
@@ -109,38 +139,76 @@ def _problem(
     return hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(), targets
 
 
-def _plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    logits = (hidden @ weight.t()).to(torch.promote_types(hidden.dtype, torch.float32))
-    return torch.log_softmax(logits, 1).gather(1, targets[:, None])[:, 0]
+def _plain(leaves: list[Tensor], targets: Tensor, head: _Options) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies from full logits, rounded to the dtype of the tensors."""
+    hidden, weight, bias = leaves
+    logits = torch.nn.functional.linear(hidden, weight, bias if head.biased else None)
+    logits = logits.to(torch.promote_types(hidden.dtype, torch.float32))
+    if head.softcap is not None:
+        logits = head.softcap * torch.tanh(logits / head.softcap)
+    every = torch.log_softmax(logits / head.temperature, 1)
+    return every.gather(1, targets[:, None])[:, 0], -(every.exp() * every).sum(1)
 
 
-def _parity(dtype: torch.dtype, device: torch.device) -> list[Parity]:
+def _parity(dtype: torch.dtype, device: torch.device, name: str) -> list[Parity]:
     hidden, weight, targets = _problem(257, 192, 5003, dtype, device)
-    upstream = torch.linspace(-1, 1, len(targets), device=device)
-    leaves = (hidden, weight)
-    exact = tuple(leaf.detach().double().requires_grad_() for leaf in leaves)
-
-    def results(logps: Tensor, leaves: tuple[Tensor, ...]) -> list[Tensor]:
-        loss = (logps * upstream.to(logps.dtype)).sum()
-        return [logps.detach(), *torch.autograd.grad(loss, leaves)]
-
-    best = results(_plain(exact[0], exact[1], targets), exact)
-    plain = results(_plain(*leaves, targets), leaves)
-    ours = results(linear_logprob(*leaves, targets).logps, leaves)
-    swept = linear_objective(*leaves, targets, lambda logps, rows: logps * upstream[rows])
-    ours += torch.autograd.grad(swept.loss, leaves)
-    names = [
-        "log-probability",
-        "d hidden",
-        "d weight",
-        "d hidden, one sweep",
-        "d weight, one sweep",
-    ]
-    other = [0, 1, 2, 1, 2]
+    head, bias = HEADS[name], weight.detach()[:, 0].clone().requires_grad_()
+    leaves, exact = [hidden, weight, bias], []
+    for leaf in leaves:
+        exact.append(leaf.detach().double().requires_grad_())
+    best = _scored(*_plain(exact, targets, head), exact, head)
+    plain = _scored(*_plain(leaves, targets, head), leaves, head)
+    scores = linear_logprob(hidden, weight, targets, entropy=True, **head.arguments(bias))
+    found = {"": _scored(scores.logps, _present(scores.entropies), leaves, head)}
+    found[", frozen head, one sweep"] = _swept(leaves, targets, head, trainable=False)
+    found[", one sweep"] = _swept(leaves, targets, head, trainable=True)
     return [
-        Parity(_name(dtype), name, _error(mine, best[at]), _error(plain[at], best[at]))
-        for name, mine, at in zip(names, ours, other, strict=True)
+        Parity(
+            _name(dtype),
+            name,
+            what + how,
+            _error(mine, best[what]),
+            _error(plain[what], best[what]),
+        )
+        for how, quantities in found.items()
+        for what, mine in quantities.items()
     ]
+
+
+def _present(entropies: Tensor | None) -> Tensor:
+    assert entropies is not None
+    return entropies
+
+
+def _upstream(like: Tensor) -> Tensor:
+    return torch.linspace(-1, 1, len(like), device=like.device, dtype=like.dtype)
+
+
+def _scored(
+    logps: Tensor, entropies: Tensor, leaves: list[Tensor], head: _Options
+) -> dict[str, Tensor]:
+    """Values, and gradients of a sum of the log-probabilities."""
+    grads = torch.autograd.grad((logps * _upstream(logps)).sum(), leaves[: head.leaves])
+    values = {"log-probability": logps.detach(), "entropy": entropies.detach()}
+    return values | dict(zip(_GRADIENTS, grads, strict=False))
+
+
+def _swept(
+    leaves: list[Tensor], targets: Tensor, head: _Options, trainable: bool
+) -> dict[str, Tensor]:
+    hidden, weight, bias = leaves
+    wanted = [hidden] if not trainable else leaves[: head.leaves]
+    weight.requires_grad_(trainable), bias.requires_grad_(trainable)
+    found = linear_objective(
+        hidden,
+        weight,
+        targets,
+        lambda logps, rows: logps * _upstream(targets.to(logps.dtype))[rows],
+        **head.arguments(bias),
+    )
+    grads = torch.autograd.grad(found.loss, wanted)
+    weight.requires_grad_(), bias.requires_grad_()
+    return dict(zip(_GRADIENTS, grads, strict=False))
 
 
 def _error(found: Tensor, best: Tensor) -> float:
@@ -150,7 +218,7 @@ def _error(found: Tensor, best: Tensor) -> float:
 def _speed(dtype: torch.dtype, device: torch.device, sizes: tuple[int, int, int]) -> list[Speed]:
     rows, width, vocabulary = sizes
     hidden, weight, targets = _problem(rows, width, vocabulary, dtype, device)
-    unit = 2 * rows * width * vocabulary / matmul_rate(hidden, weight)
+    unit = 2 * rows * width * vocabulary / matmul_rate(*_operands(hidden, weight, targets))
 
     def sweep(trainable: bool) -> Callable[[], object]:
         def run() -> object:
@@ -166,6 +234,13 @@ def _speed(dtype: torch.dtype, device: torch.device, sizes: tuple[int, int, int]
         seconds = time_runs(sweep(trainable), 3, device).median
         found.append(Speed(_name(dtype), what, 1000 * seconds, seconds / (units * unit)))
     return found
+
+
+def _operands(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the matrices as they enter the products: a CPU may have none in their own dtype."""
+    head = Head(hidden, weight, None, None, targets, HeadOptions())
+    dtype = hidden.dtype if is_native(head) else head.operand
+    return hidden.detach().to(dtype), weight.detach().to(dtype)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -21,18 +21,31 @@ def test_every_parity_holds_on_this_machine(small_sizes):
     found = run_smoke(torch.device("cpu"))
     assert found.holds
     assert {each.dtype for each in found.parity} == {"float32", "bfloat16", "float16"}
+    assert {each.head for each in found.parity} == {"plain", "bias, temperature", "softcap"}
+    quantities = {each.what for each in found.parity if each.head == "bias, temperature"}
+    assert quantities == {
+        "log-probability",
+        "entropy",
+        "d hidden",
+        "d weight",
+        "d bias",
+        "d hidden, frozen head, one sweep",
+        "d hidden, one sweep",
+        "d weight, one sweep",
+        "d bias, one sweep",
+    }
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
 def test_an_error_beyond_plain_torch_is_an_exit_code_of_one(monkeypatch, capsys, arguments):
-    broken = Smoke("CPU", (1, 2, 3), [Parity("float32", "d hidden", 1e-2, 1e-6)], [])
+    broken = Smoke("CPU", (1, 2, 3), [Parity("float32", "plain", "d hidden", 1e-2, 1e-6)], [])
     monkeypatch.setattr(command, "run_smoke", lambda device: broken)
     assert command.main(arguments) == 1
     printed = capsys.readouterr().out
     if arguments:
         assert json.loads(printed)["ok"] is False
     else:
-        assert "float32 d hidden" in printed and "TOO LARGE" in printed
+        assert "float32 plain: d hidden" in printed and "TOO LARGE" in printed
 
 
 @pytest.mark.real
