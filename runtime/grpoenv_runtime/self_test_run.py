@@ -2,8 +2,9 @@
 
 At import a quick one runs once for each environment. Where the fast loss is unsound the slow one
 takes its place in this process, with one warning. On a machine with an accelerator the quick test
-compares values only: the first backward pass of a process asks the driver for devices and makes
-autograd fail in forked children, so gradients are compared at the first use of the loss.
+compares values on the CPU only: to use the device, or the first backward pass of a process, asks
+the driver for devices and makes autograd fail in forked children. So the rest is compared at the
+first use of the loss on each kind of device, and only a pass on an accelerator is remembered.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, Literal, NamedTuple
 
@@ -108,13 +109,13 @@ def run_at_import() -> None:
 
     """
     check_registry(Registry())
-    gradients_later = accelerator_present()
+    rest_later = accelerator_present()
     with undisturbed(threads=1):
-        report = Report(tuple(_compare(QUICK_CASES, gradients=not gradients_later)))
+        report = Report(tuple(_compare(QUICK_CASES, gradients=not rest_later)))
     if not report.sound:
         _take_over(report)
-    elif gradients_later:
-        _test_gradients_at_first_use()
+    elif rest_later:
+        _test_at_first_use()
     else:
         remember_pass(fingerprint())
 
@@ -136,11 +137,13 @@ def _compare(cases: Iterable[Case], *, gradients: bool = True) -> Iterable[Check
 def _gpu_checks() -> list[Check]:
     if not torch.cuda.is_available():
         return [Check("the same on a GPU", "skipped", "torch sees no CUDA device")]
-    cases = [
-        Case(f"{case.name}, cuda", case.options, case.dtype, case.old_logps, "cuda")
-        for case in deep_cases()
-    ]
-    return list(_compare(cases))
+    return list(_compare(_cases_on("cuda", deep_cases())))
+
+
+def _cases_on(device: str, cases: Iterable[Case]) -> Iterable[Case]:
+    if device == "cpu":
+        return cases
+    return [case._replace(name=f"{case.name}, {device}", device=device) for case in cases]
 
 
 @wraps(fast.grpo_compute_loss)
@@ -168,21 +171,31 @@ def _take_over(report: Report) -> None:
     )
 
 
-def _test_gradients_at_first_use() -> None:
+def _test_at_first_use() -> None:
     sound = fast.grpo_compute_loss
-    once = threading.Lock()
+    once, tested = threading.Lock(), set[str]()
 
     @wraps(sound)
-    def tested_first(*arguments: Any, **options: Any) -> LossOutput:
+    def tested_first(policy: Policy, *arguments: Any, **options: Any) -> LossOutput:
+        kind = policy.hidden.device.type
         with once:
-            if fast.grpo_compute_loss is tested_first:
+            if fast.grpo_compute_loss is tested_first and kind not in tested:
+                tested.add(kind)
                 fast.grpo_compute_loss = sound
-                with undisturbed(threads=1):
-                    report = Report(tuple(_compare(QUICK_CASES)))
-                if report.sound:
-                    remember_pass(fingerprint())
-                else:
-                    _take_over(report)
-        return fast.grpo_compute_loss(*arguments, **options)
+                _settle(kind, waiting=tested_first)
+            run = fast.grpo_compute_loss
+        return (sound if run is tested_first else run)(policy, *arguments, **options)
 
     fast.grpo_compute_loss = tested_first
+
+
+def _settle(kind: str, waiting: Callable[..., LossOutput]) -> None:
+    """Test on one kind of device; after a CPU's pass, an accelerator is still waited for."""
+    with undisturbed(threads=1):
+        report = Report(tuple(_compare(_cases_on(kind, QUICK_CASES))))
+    if not report.sound:
+        _take_over(report)
+    elif kind == "cpu":
+        fast.grpo_compute_loss = waiting
+    else:
+        remember_pass(fingerprint())

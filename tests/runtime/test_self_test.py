@@ -6,7 +6,7 @@ import functools
 import gc
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 
 import grpoenv_runtime
 from grpoenv_runtime import fast, self_test_run, slow
-from grpoenv_runtime.policy import LossOutput
+from grpoenv_runtime.policy import LossOutput, Policy
 from grpoenv_runtime.self_test_cache import (
     CACHE_FILE,
     accelerator_present,
@@ -25,6 +25,7 @@ from grpoenv_runtime.self_test_cache import (
 )
 from grpoenv_runtime.self_test_cases import (
     QUICK_CASES,
+    Case,
     SlowLossError,
     deep_cases,
     disagreement,
@@ -181,17 +182,56 @@ def test_on_a_machine_with_an_accelerator_gradients_wait_for_the_first_use(
         grpoenv_runtime.grpo_loss(*batch, loss_type="grpo")
 
 
-def test_a_sound_first_use_restores_the_fast_loss_and_remembers_it(
+def test_a_sound_first_use_on_a_cpu_is_not_remembered_where_an_accelerator_is(
     broken: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
     broken.setattr(self_test_run, "accelerator_present", lambda: True)
+    tests: list[str] = []
+    compare = self_test_run._compare
     self_test_run.run_at_import()
+    broken.setattr(
+        self_test_run, "_compare", lambda *a, **k: (tests.append("once"), compare(*a, **k))[1]
+    )
     assert grpoenv_runtime.grpo_compute_loss is not SOUND
     batch = (torch.randn(1, 2, 3), torch.randn(5, 3), torch.tensor([[1, 2]]), torch.ones(1, 2))
     expected = grpoenv_runtime.grpo_loss(*batch, torch.ones(1), loss_type="grpo")
-    assert grpoenv_runtime.grpo_compute_loss is SOUND
-    assert passed_before(fingerprint())
     assert grpoenv_runtime.grpo_loss(*batch, torch.ones(1), loss_type="grpo") == expected
+    assert tests == ["once"] and not passed_before(fingerprint())
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_the_first_use_on_a_device_tests_that_device(
+    broken: pytest.MonkeyPatch, own_cache: Path, sound: bool
+) -> None:
+    """A device that no machine lacks stands for a GPU: tensors on it have shapes only."""
+    used: list[str] = []
+
+    def loss(policy: Policy, *rest: object) -> LossOutput:
+        used.append("fast")
+        return LossOutput(torch.zeros(()), {}, torch.zeros(1, 2))
+
+    def compare(cases: Iterable[Case]) -> Iterator[Check]:
+        used.extend(case.device for case in cases)
+        yield Check("dapo, meta", "passed" if sound else "failed", "no kernel image")
+
+    broken.setattr(fast, "grpo_compute_loss", loss)
+    broken.setattr(
+        slow, "grpo_compute_loss_slow", lambda *a, **k: (used.append("slow"), loss(*a))[1]
+    )
+    self_test_run._test_at_first_use()
+    broken.setattr(self_test_run, "_compare", compare)
+    policy = Policy(torch.empty(1, 2, 3, device="meta"), torch.empty(5, 3, device="meta"))
+    if sound:
+        on_cpu = Policy(torch.empty(1, 2, 3), torch.empty(5, 3))
+        for each in (on_cpu, on_cpu, policy, policy):
+            fast.grpo_compute_loss(each)
+        assert used == [*["cpu"] * 5, "fast", "fast", *["meta"] * 5, "fast", "fast"]
+        assert fast.grpo_compute_loss is loss
+    else:
+        with pytest.warns(UnsoundFastPathWarning, match="dapo, meta: no kernel image"):
+            fast.grpo_compute_loss(policy, None, None)
+        assert used == ["meta"] * 5 + ["slow", "fast"]
+    assert passed_before(fingerprint()) is sound
 
 
 def test_a_slow_loss_that_fails_ends_the_import(broken: pytest.MonkeyPatch) -> None:
