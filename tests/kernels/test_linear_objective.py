@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from grpoenv_kernels import linear_objective
@@ -212,3 +214,61 @@ def test_an_objective_must_return_one_term_for_each_row(make_problem):
     problem = make_problem()
     with pytest.raises(ValueError, match=r"objective returned \[\], not \[11\]"):
         linear_objective(problem.hidden, problem.weight, problem.targets, lambda l, r: l.sum())
+
+
+@pytest.mark.parametrize("budget", list(BUDGETS.values()), ids=list(BUDGETS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_same_inputs_give_the_same_bits(make_problem, dtype, budget):
+    problem = make_problem(rows=90, vocabulary=307, width=16, dtype=dtype)
+    coefficients = torch.linspace(-1, 1, 90)
+
+    def run():
+        found = linear_objective(
+            problem.hidden,
+            problem.weight,
+            problem.targets,
+            squares(coefficients),
+            bias=problem.bias,
+            budget_bytes=budget,
+        )
+        return found.loss, found.logps, *torch.autograd.grad(found.loss, problem.leaves())
+
+    assert all(torch.equal(one, two) for one, two in zip(run(), run(), strict=True))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    rows=st.integers(0, 90),
+    vocabulary=st.integers(1, 200),
+    width=st.integers(1, 12),
+    budget=st.integers(100, 200_000),
+    spread=st.floats(0.01, 30),
+    zeros=st.floats(0, 1),
+    softcap=st.sampled_from([None, 2.0]),
+    trainable=st.booleans(),
+    strided=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_a_sweep_of_any_shape_is_that_of_full_logits(
+    rows, vocabulary, width, budget, spread, zeros, softcap, trainable, strided, seed
+):
+    generator = torch.Generator().manual_seed(seed)
+    step = 2 if strided else 1
+    drawn = {"generator": generator, "dtype": torch.float64}
+    hidden = (torch.randn(rows, width * step, **drawn) * spread)[:, ::step].requires_grad_()
+    weight = torch.randn(width, vocabulary, **drawn).t().requires_grad_(trainable)
+    targets = torch.randint(-1, vocabulary, (rows * step,), generator=generator)[::step]
+    coefficients = torch.randn(rows, **drawn)
+    coefficients[torch.rand(rows, generator=generator) < zeros] = 0
+    found = linear_objective(
+        hidden, weight, targets, squares(coefficients), softcap=softcap, budget_bytes=budget
+    )
+    logits = hidden @ weight.t()
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    logps = torch.log_softmax(logits, 1).gather(1, targets.clamp(min=0)[:, None])[:, 0]
+    terms = squares(coefficients)(logps, torch.arange(rows))
+    loss = torch.where(targets >= 0, terms, 0).sum()
+    torch.testing.assert_close(found.loss, loss, rtol=1e-9, atol=1e-9)
+    leaves = (hidden, weight) if trainable else (hidden,)
+    ours, plain = (torch.autograd.grad(each, leaves) for each in (found.loss, loss))
+    torch.testing.assert_close(ours, plain, rtol=1e-7, atol=1e-8)

@@ -158,6 +158,14 @@ def test_offsets_beyond_two_to_the_31st_element_are_reached():
     triton_tile.fold_tile(product, product, block, None, 0, sums, False)
     triton_tile.fold_tile(product.clone(), head.empty(3, 300), block, None, 0, expected, False)
     assert torch.equal(sums.total, expected.total)
+    coefficients = RowCoefficients.of(
+        block, sums.scores(), Upstream(torch.ones_like(sums.total), None)
+    )
+    near = triton_tile.gradient_tile(
+        product.clone(), head.empty(3, 300), block, None, 0, coefficients
+    )
+    triton_tile.gradient_tile(product.clone(), product, block, None, 0, coefficients)
+    assert torch.equal(product, near) and bool(near[2].any())
     triton_tile.scale_rows(product, torch.tensor([1.0, 1.0, 2.0], device=DEVICE))
     assert 2 * stride > 2**31 and untouched[2 * stride] == product[2, 0] != 0
 
