@@ -117,15 +117,15 @@ class Smoke:
         return {"ok": self.holds, **asdict(self)}
 
 
-def run_smoke(device: torch.device) -> Smoke:
-    """Run the check: about ten seconds on a CPU, less on a GPU."""
+def run_smoke(device: torch.device, timed: bool = True) -> Smoke:
+    """Check parity and, if ``timed``, speed: some ten seconds on a CPU, less on a GPU."""
     on_cpu = device.type == "cpu"
     dtypes = [torch.float32, torch.bfloat16, torch.float16]
     sizes = (256, 512, 32_768) if on_cpu else (8192, 4096, 128_256)
     name = "CPU" if on_cpu else torch.cuda.get_device_name(device)
     parity = [each for dtype in dtypes for name in HEADS for each in _parity(dtype, device, name)]
-    timed = [torch.float32, torch.bfloat16] if on_cpu else [torch.bfloat16]
-    speed = [each for dtype in timed for each in _speed(dtype, device, sizes)]
+    fast = [torch.float32, torch.bfloat16] if on_cpu else [torch.bfloat16]
+    speed = [each for dtype in fast if timed for each in _speed(dtype, device, sizes)]
     return Smoke(name, sizes, parity, speed)
 
 
