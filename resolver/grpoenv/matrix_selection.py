@@ -101,7 +101,9 @@ def _stack_texts(stack: Stack) -> Iterable[str]:
     yield from (stack.id, stack.runtime, stack.summary, stack.image)
     yield from (f"{name} {version}" for name, version in stack.versions.items())
     yield from (f"{addition.package} {addition.reason}" for addition in stack.additions)
-    yield from (f"{row.machine} {row.note}" for target in stack.targets for row in target.evidence)
+    for target in stack.targets:
+        yield from (f"{row.machine} {row.note}" for row in target.evidence)
+        yield from (f"{row.step} {row.error}" for row in target.failures)
 
 
 def _break_meets(row: Break, wanted: Selection) -> bool:

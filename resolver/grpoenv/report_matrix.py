@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grpoenv.matrix import Break, Level, Matrix, Observation, Stack, Target
+from grpoenv.matrix import Break, Evidence, Level, Matrix, Observation, Stack, Target
 
 __all__ = ["matrix_json", "platform_text", "print_matrix"]
 
@@ -121,6 +121,9 @@ def _details(stack: Stack) -> Table:
             where = f"{row.date}, {row.machine}: {row.command}"
             note = f" ({row.note})" if row.note else ""
             table.add_row(Text(f"  {row.level}", _LEVEL_STYLES[row.level]), where + note)
+        for failure in target.failures:
+            what = f"{failure.date}, {failure.step}: {failure.error}"
+            table.add_row(Text(f"  not {failure.level}", "red"), what)
     return table
 
 
@@ -153,10 +156,23 @@ def _target_json(target: Target) -> dict[str, Any]:
         "platform": target.platform,
         "lock": target.lock,
         "level": str(target.level),
-        "evidence": [
-            {"level": str(row.level), "grpoenv": row.grpoenv, **_observation_json(row)}
-            for row in target.evidence
+        "lacks": list(target.lacks),
+        "evidence": [_evidence_json(row) for row in target.evidence],
+        "failures": [
+            {**_evidence_json(row), "step": row.step, "error": row.error} for row in target.failures
         ],
+    }
+
+
+def _evidence_json(row: Evidence) -> dict[str, Any]:
+    """Return a run; null for what only a campaign measures."""
+    return {
+        "level": str(row.level),
+        "grpoenv": row.grpoenv,
+        **_observation_json(row),
+        "seconds": row.seconds or None,
+        "memory_mib": row.memory_mib or None,
+        "log": row.log or None,
     }
 
 

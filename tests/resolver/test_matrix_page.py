@@ -86,8 +86,10 @@ def test_every_element_is_closed_and_every_reference_has_its_one_element(page: P
 def test_the_page_has_nothing_to_load_and_may_load_nothing(text: str, page: Page) -> None:
     assert page.loads == []
     assert page.inline == []
+    namespace = "http://www.w3.org/2000/svg"  # a name, which is not looked up
+    ours = page.raw["style"] + page.raw["module"].replace(namespace, "", 1)
     for word in ("url(", "@import", "fetch(", "XMLHttp", "import(", "innerHTML", "eval(", "//www"):
-        assert word not in page.raw["style"] + page.raw["module"]
+        assert word not in ours
     (policy,) = re.findall(r'Security-Policy" content="([^"]*)"', text)
     digests = [hashlib.sha256(page.raw[name].encode()).digest() for name in ("style", "module")]
     style, script = (f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
@@ -159,7 +161,13 @@ def test_text_stands_out_from_what_is_behind_it(page: Page, theme: str) -> None:
     colour = dict(re.findall(r"--([\w-]+): (#\w+);", rules))
     levels = ("resolved", "linked", "imported", "trained")
     pairs = [("ink", back) for back in ("paper", "raised", *levels)]
-    pairs += [("soft", "paper"), ("soft", "raised"), ("link", "paper"), ("on-gpu", "gpu")]
+    pairs += [
+        ("soft", "paper"),
+        ("soft", "raised"),
+        ("link", "paper"),
+        ("zoo-text", "paper"),
+        ("on-gpu", "gpu"),
+    ]
     faint = {pair: contrast(*(colour[name] for name in pair)) for pair in pairs}
     assert {pair: ratio for pair, ratio in faint.items() if ratio < 4.5} == {}
 

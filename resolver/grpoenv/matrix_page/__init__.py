@@ -14,7 +14,7 @@ from grpoenv.html_document import document
 __all__ = ["page_text"]
 
 _FOLDER = Path(__file__).parent
-_SCRIPTS = ("elements.js", "stacks.js", "pair_map.js", "pairs.js", "page.js")
+_SCRIPTS = ("elements.js", "stacks.js", "pair_map.js", "pairs.js", "timelines.js", "page.js")
 """In the order in which they need each other; together they are one module."""
 
 

@@ -6,6 +6,8 @@
     levels     the levels of evidence, in rising order
     stacks     the rows of the matrix, as "matrix show --json" prints them
     breaks     the same
+    timelines  for each main package its known releases, oldest first, and which of them are part of
+               a break: {package, releases, breaks}; breaks as [place in breaks, runs of 0 or 1]
     pairs      the verdict on every pair of unsloth and unsloth_zoo, null where it is not at hand:
                date      the day on which the releases were read
                unsloth   {version, needs, extras} of each release, oldest first; as zoos
@@ -23,8 +25,11 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
+from packaging.utils import NormalizedName
+from packaging.version import Version
+
 from grpoenv import __version__
-from grpoenv.matrix import Level, Matrix
+from grpoenv.matrix import MAIN_PACKAGES, Level, Matrix
 from grpoenv.pair_verdicts import Classification, Release
 from grpoenv.report_matrix import matrix_json
 
@@ -33,12 +38,28 @@ __all__ = ["page_content"]
 
 def page_content(matrix: Matrix, pairs: Classification | None) -> dict[str, Any]:
     """Return all that the page shows."""
+    lines = [_timeline(name, matrix, pairs) for name in MAIN_PACKAGES]
     return {
         "grpoenv": __version__,
         "levels": [str(level) for level in Level],
         **matrix_json(matrix),
+        "timelines": [line for line in lines if line["releases"]],
         "pairs": pairs and _pairs(pairs),
     }
+
+
+def _timeline(name: NormalizedName, matrix: Matrix, pairs: Classification | None) -> dict[str, Any]:
+    known = {stack.versions[name] for stack in matrix.stacks if name in stack.versions}
+    if pairs is not None:
+        classified = {"unsloth": pairs.unsloth, "unsloth-zoo": pairs.zoos}.get(name, ())
+        known |= {Version(release.version) for release in classified}
+    releases = sorted(known)
+    breaks = [
+        [place, _runs([int(row.when[name].contains(one, prereleases=True)) for one in releases])]
+        for place, row in enumerate(matrix.breaks)
+        if name in row.when
+    ]
+    return {"package": name, "releases": [str(one) for one in releases], "breaks": breaks}
 
 
 def _pairs(pairs: Classification) -> dict[str, Any]:

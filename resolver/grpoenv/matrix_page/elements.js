@@ -12,6 +12,14 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
+/** An element of a drawing. */
+function shape(name, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
 const code = (text) => element("code", {}, text);
 
 /** A link for an address of the web, and text for anything else that a file may hold. */

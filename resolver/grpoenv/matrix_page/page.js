@@ -1,11 +1,12 @@
 // The page as a whole: views, search, theme and address.
 
 const content = JSON.parse(find("data").textContent);
-const VIEWS = ["stacks", "pairs", "breaks"];
+const VIEWS = ["stacks", "pairs", "timelines", "breaks"];
 const THEMES = ["auto", "light", "dark"];
 
 const stackTable = new StackTable(content.stacks, content.levels);
 const pairView = content.pairs ? new PairView(content.pairs, search) : null;
+const timeLines = new TimeLines(content, pairView?.pairs);
 const breakRows = content.breaks.map((row) => ({ text: breakText(row), article: breakArticle(row) }));
 
 function breakText(row) {
@@ -34,9 +35,9 @@ function showBreaks(words) {
 
 function search() {
   const words = find("search").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const counts = { stacks: stackTable.show(words), pairs: pairView?.show(words) ?? 0, breaks: showBreaks(words) };
+  const counts = { stacks: stackTable.show(words), pairs: pairView?.show(words) ?? 0, timelines: timeLines.show(words), breaks: showBreaks(words) };
   for (const view of VIEWS) tab(view).querySelector("b").textContent = thousands(counts[view]);
-  if (words.length) find("status").textContent = `${counts.stacks} stacks, ${counts.pairs} pairs, ${counts.breaks} breaks`;
+  if (words.length) find("status").textContent = `${counts.stacks} stacks, ${counts.pairs} pairs, ${counts.timelines} releases, ${counts.breaks} breaks`;
 }
 
 const tab = (view) => find(`tab-${view}`);
@@ -49,7 +50,7 @@ function showView(view) {
   }
 }
 
-/** Show what the address names: #stacks, #breaks, #pairs or #pairs/UNSLOTH/ZOO. */
+/** Show what the address names: one of the views, or #pairs/UNSLOTH/ZOO. */
 function follow() {
   const [view, unsloth, zoo] = decodeURIComponent(location.hash.slice(1)).split("/");
   showView(VIEWS.includes(view) ? view : VIEWS[0]);

@@ -85,7 +85,7 @@ class StackTable {
     return element("tr", {},
       element("th", { scope: "row", title: stack.summary }, opener),
       element("td", {}, stack.as_of),
-      ...this.levels.map((level) => element("td", {}, ...pythonsAt(stack, level).map((name) => chip(name, level)))),
+      ...this.levels.map((level) => element("td", {}, ...pythonsAt(stack, level).map((name) => chip(name, level)), ...pythonsFailing(stack, level).map((name) => chip(name, "failed")))),
       ...SHOWN.map((name) => element("td", { class: "version" }, stack.versions[name] ?? "")));
   }
 
@@ -115,9 +115,15 @@ function pythonsAt(stack, level) {
   return stack.targets.filter((target) => target.evidence.some((row) => row.level === level)).map(targetName);
 }
 
+/** The targets that were run for a level and did not reach it. */
+function pythonsFailing(stack, level) {
+  return stack.targets.filter((target) => target.failures.some((row) => row.level === level)).map(targetName);
+}
+
 function stackText(stack) {
   const { id, runtime, summary, image, as_of: day, requires, versions, additions, targets } = stack;
-  const evidence = targets.flatMap((target) => target.evidence.map((row) => `${row.level} ${row.machine} ${row.note}`));
+  const evidence = targets.flatMap((target) => [
+    ...target.evidence.map((row) => `${row.level} ${row.machine} ${row.note}`), ...target.failures.map((row) => `${row.step} ${row.error}`)]);
   const named = Object.entries(versions).map(([name, version]) => `${name} ${version} ${name}==${version}`);
   const added = additions.map((row) => `${row.package} ${row.reason}`);
   return [id, runtime, summary, image, day, ...requires, ...named, ...added, ...evidence].join("\n").toLowerCase();
@@ -125,17 +131,24 @@ function stackText(stack) {
 
 function stackDetails(stack) {
   const versions = Object.entries(stack.versions).map(([name, version]) => `${name} ${version}`).join(", ");
-  const evidence = stack.targets.flatMap((target) => target.evidence.map((row) => [
-    targetName(target), chip(row.level, row.level), ` ${row.date}, grpoenv ${row.grpoenv}, ${row.machine}: `, code(row.command),
-    row.note ? ` (${row.note})` : "",
-  ]));
+  const runs = stack.targets.flatMap((target) => [...target.evidence, ...target.failures].map((row) => [targetName(target), ...run(row)]));
   return terms([
     ["what", stack.summary],
     ["image", stack.image ? `${stack.image}, keeps ${stack.keeps.join(", ")}` : ""],
     ["requires", ...(stack.requires.length ? [code(stack.requires.join(" "))] : [])],
     ["versions", versions],
     ...stack.additions.map((row) => ["addition", `${row.package}: ${row.reason}`]),
-    ...evidence,
+    ...runs,
     ["install", code(`grpoenv install --stack ${stack.id}`)],
   ]);
+}
+
+/** A recorded run in words, one that failed with the first step that did. */
+function run(row) {
+  const failed = row.error !== undefined;
+  const took = [row.seconds ? `${row.seconds} s` : "", row.memory_mib ? `${thousands(row.memory_mib)} MiB` : ""].filter(Boolean).join(", ");
+  return [
+    chip(failed ? `not ${row.level}` : row.level, failed ? "failed" : row.level), ` ${row.date}, grpoenv ${row.grpoenv}, ${row.machine}: `, code(row.command),
+    took ? ` in ${took}` : "", row.note ? ` (${row.note})` : "", failed ? ` ${row.step}: ` : "", failed ? code(row.error) : "",
+  ];
 }
