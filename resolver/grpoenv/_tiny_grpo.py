@@ -3,7 +3,7 @@
 On the GPU where there is one: trl's own Triton kernels need it.
 
 Needs no hub: a word-level tokenizer and a two-layer Qwen2 of hidden size 32 are made in a folder.
-Prints one JSON object with the loss and the KL divergence of every step.
+Prints one JSON object with the loss and the KL divergence of every step, and the device.
 """
 
 import importlib
@@ -127,7 +127,9 @@ def train(
 def main(folder: Path) -> None:
     """Train and print what was logged."""
     steps = train(folder)
-    print(json.dumps({"loss": [row["loss"] for row in steps], "kl": [row["kl"] for row in steps]}))
+    device = "cuda" if importlib.import_module("torch").cuda.is_available() else "cpu"
+    figures = {name: [row[name] for row in steps] for name in ("loss", "kl")}
+    print(json.dumps({**figures, "device": device}))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ from importlib.metadata import requires
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tomlkit
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
@@ -32,11 +30,11 @@ from grpoenv.lock_recipe import Recipe, find_pins
 from grpoenv.lockfile import Pin, render_lock
 from grpoenv.machine import machine_text
 from grpoenv.matrix import MAIN_PACKAGES, WINDOWS
-from grpoenv.matrix_file import MATRIX_LIMIT_BYTES, load_matrix
+from grpoenv.matrix_file import load_matrix
+from grpoenv.matrix_render import read_rows, write_rows
 from grpoenv.probe import read_freeze
-from grpoenv.strict_toml import load_document
 
-__all__ = ["ALL_TARGETS", "Locked", "canonical_toml", "find_row", "lock_stacks"]
+__all__ = ["ALL_TARGETS", "Locked", "find_row", "lock_stacks"]
 
 ALL_TARGETS = tuple(
     (python, platform)
@@ -74,10 +72,10 @@ def lock_stacks(
     """Resolve the stacks ``ids`` for all their targets, ``workers`` at a time.
 
     With ``all_targets`` each stack gets every one of ``ALL_TARGETS`` that uv finds a set for. The
-    matrix is written anew with the digests, versions and evidence, comments and order kept; a stack
+    matrix is written anew with the digests, versions and evidence, in its canonical order; a stack
     one of whose own targets is refused stays as it was. Raises InputError for an unknown stack.
     """
-    document = load_document(data.matrix, limit_bytes=MATRIX_LIMIT_BYTES)
+    document = read_rows(data.matrix)
     rows = [find_row(document, id_, data) for id_ in ids]
     first = _solve([_Job(row, row["target"][0], False) for row in rows], {}, data, workers)
     main = {job.row["id"]: _main_versions(pins) for job, pins in first if isinstance(pins, list)}
@@ -93,23 +91,18 @@ def lock_stacks(
         if job.row["id"] in whole and isinstance(pins, list)
     ]
     if paths:
-        data.matrix.write_text(canonical_toml(tomlkit.dumps(document)), encoding="utf-8")
+        write_rows(data.matrix, document)
     if not refused:  # a recipe without a lock is no row yet
         load_matrix(data.matrix)
     return Locked(tuple(paths), refused)
 
 
 def find_row(document: Mapping[str, Any], id_: str, data: DataPaths) -> Any:
-    """Return the row of the stack ``id_`` in the TOML ``document``; raises InputError."""
+    """Return the row of the stack ``id_`` in a matrix of plain values; raises InputError."""
     for row in document.get("stack", []):
         if row.get("id") == id_:
             return row
     raise InputError(f"has no stack {id_!r}", path=data.matrix)
-
-
-def canonical_toml(toml: str) -> str:
-    """Return ``toml`` with one empty line before every table, whoever wrote it."""
-    return re.sub(r"\n+(?=\[)", "\n\n", toml).rstrip("\n") + "\n"
 
 
 def _others(row: Any, all_targets: bool) -> list[_Job]:
@@ -117,9 +110,7 @@ def _others(row: Any, all_targets: bool) -> list[_Job]:
     have = {(str(target["python"]), str(target["platform"])) for target in row["target"]}
     for python, platform in ALL_TARGETS if all_targets else ():
         if (python, platform) not in have:
-            target = tomlkit.table()
-            target["python"], target["platform"] = python, platform
-            jobs.append(_Job(row, target, True))
+            jobs.append(_Job(row, {"python": python, "platform": platform}, True))
     return jobs
 
 
@@ -184,7 +175,7 @@ def _write(
     if (target.get("lock"), target.get("sha256")) != (name, digest) or "evidence" not in target:
         _record_evidence(target, row["id"])
     _fill(target, name, digest, main, pins)
-    row["versions"] = _table(main)
+    row["versions"] = {str(name): str(version) for name, version in main.items()}
     if job.added:
         row["target"].append(target)
     return path
@@ -197,12 +188,10 @@ def _fill(
     main: Mapping[NormalizedName, Version],
     pins: Sequence[Pin],
 ) -> None:
-    evidence = target.pop("evidence")
     target["lock"], target["sha256"] = lock, digest
     target.pop("lacks", None)
     if lacks := [str(name) for name in main if name not in {pin.name for pin in pins}]:
         target["lacks"] = lacks
-    target["evidence"] = evidence  # tables come after keys
 
 
 def _main_versions(pins: Sequence[Pin]) -> dict[NormalizedName, Version]:
@@ -210,25 +199,18 @@ def _main_versions(pins: Sequence[Pin]) -> dict[NormalizedName, Version]:
     return {name: found[name] for name in MAIN_PACKAGES if name in found}
 
 
-def _table(main: Mapping[NormalizedName, Version]) -> tomlkit.items.Table:
-    table = tomlkit.table()
-    for name, version in main.items():
-        table[name] = str(version)
-    return table
-
-
 def _record_evidence(target: Any, id_: str) -> None:
     """Put the evidence of this resolution in the place of all that there was.
 
     What was imported or trained, or failed to, was another lock.
     """
-    row = tomlkit.table()
-    row["level"] = "resolved"
-    row["date"] = datetime.datetime.now(datetime.timezone.utc).date()
-    row["grpoenv"] = __version__
-    row["machine"] = machine_text()
-    row["command"] = f"grpoenv matrix lock {id_}"
-    rows = tomlkit.aot()
-    rows.append(row)
     target.pop("failure", None)
-    target["evidence"] = rows
+    target["evidence"] = [
+        {
+            "level": "resolved",
+            "date": datetime.datetime.now(datetime.timezone.utc).date(),
+            "grpoenv": __version__,
+            "machine": machine_text(),
+            "command": f"grpoenv matrix lock {id_}",
+        }
+    ]

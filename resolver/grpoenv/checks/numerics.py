@@ -19,13 +19,13 @@ from grpoenv.checks.interface import Check, Environment, Finding, Severity
 from grpoenv.child import Failed, ask
 from grpoenv.gpu import Answer
 
-__all__ = ["CHECK", "GRPO_CHECK"]
+__all__ = ["CHECK", "GRPO_CHECK", "KL_LIMIT", "NO_GPU"]
 
 _SELF_TEST_SECONDS = 120.0
 _TRAINING_SECONDS = 240.0
-_KL_LIMIT = 1e-4
+KL_LIMIT = 1e-4
 """Seen: 0.0 exactly in float32 on a CPU (trl 1.16, torch 2.13); bf16 noise would be 1e-3."""
-_NO_GPU = "0 active drivers"
+NO_GPU = "0 active drivers"
 """What triton says where there is no GPU to launch a kernel on."""
 _RUNTIME = "grpoenv_runtime"
 _TRAINER_NEEDS = tuple(map(NormalizedName, ("torch", "trl", "transformers", "datasets")))
@@ -82,7 +82,7 @@ def _training(environment: Environment) -> Iterator[Finding]:
         )
     if isinstance(answer, Failed):
         yield Finding(Severity.UNDETERMINED, label, f"GRPO steps: {answer.reason}", seen)
-    elif _NO_GPU in answer.output and environment.probe.gpu.answer is Answer.NO:
+    elif NO_GPU in answer.output and environment.probe.gpu.answer is Answer.NO:
         yield Finding(
             Severity.NOTE, label, "no GRPO step was run: its Triton kernels need a GPU", seen
         )
@@ -98,7 +98,7 @@ def _judge(label: str, steps: dict[str, list[float]], seen: str) -> Iterator[Fin
     first = steps["kl"][0]
     if not all(map(math.isfinite, [*steps["kl"], *steps["loss"]])):
         yield Finding(Severity.PROBLEM, label, f"GRPO steps are not finite: {steps}", seen)
-    elif abs(first) > _KL_LIMIT:
+    elif abs(first) > KL_LIMIT:
         yield Finding(
             Severity.PROBLEM,
             label,

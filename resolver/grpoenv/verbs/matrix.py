@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from grpoenv.errors import OperationError
 from grpoenv.verbs import Verbs, add_verb, matrix_data, print_json, read_matrix
+from grpoenv.verbs.matrix_test import add_matrix_test
 
 if TYPE_CHECKING:
     from grpoenv.matrix_selection import Selection
@@ -44,6 +45,7 @@ def add_matrix(verbs: Verbs) -> None:
         action="store_true",
         help="for every Python and platform that uv finds the stack for",
     )
+    add_matrix_test(verbs)
 
 
 def _add_show(verbs: Verbs) -> None:
