@@ -42,6 +42,8 @@ torch backends, which hosted images set) could change what is installed."""
 _PASSED_ON_PATTERN = re.compile(r"UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)")
 _DROPPED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX")
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
+_FINDING = threading.Lock()
+"""uv asks sysconfig where it lies, and of two threads that ask first, one may read half an answer."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -59,7 +61,8 @@ def find_uv() -> Path:
     try:
         import uv
 
-        return Path(uv.find_uv_bin())
+        with _FINDING:
+            return Path(uv.find_uv_bin())
     except (ImportError, FileNotFoundError) as error:
         raise OperationError(
             "the program uv is not where its package should have put it",

@@ -45,6 +45,7 @@ _ENTRY_POINTS = {
 _CPU_SWITCH_SINCE = Version("2026.6.1")
 """The zoo from which on UNSLOTH_ALLOW_CPU lets unsloth be imported without a GPU."""
 _ERROR_LENGTH = 500
+_CHANGES_MACHINE = ("ldconfig", "pip", "pip3", "uv", "sudo")
 _SWITCH_NOTE = "with UNSLOTH_ALLOW_CPU=1, which leaves trl's trainers as they are"
 _MADE_UP_NOTE = "with an A100 made up for the import, as unsloth demands a GPU"
 
@@ -259,6 +260,20 @@ def _last_object(log: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _harmless_programs(home: Path) -> Path:
+    """Return a folder of programs that take the place of those that would change the machine.
+
+    Releases of unsloth run ldconfig on being imported, and pip to update themselves.
+    """
+    folder = home / "bin"
+    folder.mkdir(exist_ok=True)
+    for name in _CHANGES_MACHINE:
+        program = folder / name
+        program.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+        program.chmod(0o755)
+    return folder
+
+
 def _variables(home: Path) -> dict[str, str]:
     """Return the environment variables of a step: what the system needs, and everything else off."""
     kept = {
@@ -266,6 +281,7 @@ def _variables(home: Path) -> dict[str, str]:
     }
     temporary = home / "tmp"
     temporary.mkdir(exist_ok=True)
+    kept["PATH"] = f"{_harmless_programs(home)}{os.pathsep}{kept.get('PATH', '')}"
     return {
         **kept,
         "HOME": str(home),
