@@ -52,6 +52,10 @@ def _lint_target(matrix: Matrix, stack: Stack, target: Target, path: Path) -> It
         return
     if not any(row.level is Level.RESOLVED for row in target.evidence):
         yield InputError("lacks its evidence of level resolved", path=matrix.path, field=where)
+    for failure in target.failures:
+        if failure.level in {row.level for row in target.evidence}:
+            message = f"has evidence and a failure of level {failure.level}"
+            yield InputError(message, path=matrix.path, field=where)
     for message in _disagreements(stack, target, lock):
         yield InputError(message, path=matrix.path, field=where)
 

@@ -23,7 +23,14 @@ pytestmark = [
     pytest.mark.real,
     pytest.mark.filterwarnings("ignore"),  # Ray's own
 ]
-SLOW = "import time\ntime.sleep(3)\nclass GRPOConfig: pass\nclass GRPOTrainer: pass\n"
+SLOW = """
+import time
+with open({began!r}, "a") as file:
+    file.write("{name}\\n")
+time.sleep(3)
+class GRPOConfig: pass
+class GRPOTrainer: pass
+"""
 CELLS = 6
 
 
@@ -46,7 +53,8 @@ def cluster(depot: Depot):  # type: ignore[no-untyped-def]
 def add_stacks(depot: Depot) -> list[str]:
     names = [f"s{number}" for number in range(CELLS)]
     for number, name in enumerate(names):
-        depot.stack(name, [depot.wheel("trl", f"{number}", files={"trl/__init__.py": SLOW})])
+        code = SLOW.format(began=str(depot.root / "began"), name=name)
+        depot.stack(name, [depot.wheel("trl", f"{number}", files={"trl/__init__.py": code})])
     return names
 
 
@@ -56,21 +64,23 @@ def test_a_campaign_outlives_a_node_that_dies_in_the_middle(
     names = add_stacks(depot)
     limits = Limits(time_s=120, memory_mib=1000, disk_mib=100)
     tasks = cell_tasks(depot.matrix(), depot.data, names, upto=Level.IMPORTED, limits=limits)
-    told, killed = list[str](), list[float]()
+    told, killed, began = list[str](), list[float](), depot.root / "began"
 
     def report(result: CellResult) -> None:
         told.append(result.stack)
-        if len(told) == 2:  # both nodes are at work on other cells by now
+        if len(told) == 2:
             threading.Thread(target=kill).start()
 
     def kill() -> None:
-        time.sleep(2)
+        while len(began.read_text().split()) < 4:  # until both nodes are at work on other cells
+            time.sleep(0.05)
         cluster.remove_node(cluster.second, allow_graceful=False)
         killed.append(time.monotonic())
 
     folder = tmp_path / "campaign"
     results = run_campaign(folder, tasks, RayCluster(folder, cluster.address), report)
     assert killed
+    assert len(began.read_text().split()) == CELLS + 1  # one died in the middle and began anew
     assert sorted(told) == names
     assert [result.stack for result in results] == names
     assert [result.level for result in results] == [Level.IMPORTED] * CELLS

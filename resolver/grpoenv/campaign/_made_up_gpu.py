@@ -9,6 +9,8 @@ import importlib
 from types import SimpleNamespace
 from typing import Any
 
+__all__ = ["pretend"]
+
 _NAME = "NVIDIA A100-SXM4-40GB"
 _CAPABILITY = (8, 0)
 _MEMORY = 40 * 2**30
