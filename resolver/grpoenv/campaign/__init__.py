@@ -5,3 +5,5 @@ an *engine* runs many cells at once, on this machine or on a Ray cluster; a ``jo
 result as it comes, so that an interrupted campaign goes on where it was; and ``evidence`` writes the
 results into the matrix, or holds them against what it has.
 """
+
+__all__: tuple[str, ...] = ()
