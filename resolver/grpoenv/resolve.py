@@ -16,7 +16,7 @@ from packaging.version import Version
 from grpoenv.errors import NoStackFits
 from grpoenv.gpu import Answer
 from grpoenv.lockfile import Lock, Pin
-from grpoenv.matrix import RUNTIMES, Matrix, Stack, Target
+from grpoenv.matrix import RUNTIMES, Level, Matrix, Stack, Target
 from grpoenv.probe import Probe
 
 __all__ = [
@@ -217,6 +217,9 @@ def _misses(
     if target is None or lock is None:
         yield _why_no_target(stack, probe)
         return
+    for failure in target.failures:
+        if failure.level >= Level.IMPORTED:
+            yield f"it could not be {failure.level} on {failure.date}: {failure.error}"
     for name in wishes.with_packages:
         if name not in lock.pins:
             yield f"{name} is no part of it"

@@ -131,6 +131,26 @@ def test_a_stack_that_is_a_known_break_is_never_chosen(depot: Depot) -> None:
     assert "one: known break bad: they crash" in refusal(depot, make_probe())
 
 
+def test_a_stack_that_failed_to_be_imported_is_never_chosen(depot: Depot) -> None:
+    depot.stack("new", [depot.wheel("trl", "2.0")], python=PY)
+    depot.stacks[-1] += """
+        [[stack.target.failure]]
+        level = "imported"
+        step = "import"
+        error = "ImportError: no such name"
+        date = 2026-11-26
+        grpoenv = "0.1.0"
+        machine = "a test"
+        command = "grpoenv matrix test new"
+        """
+    depot.stack("old", [depot.wheel("trl", "1.0")], python=PY)
+    found = plan(depot, make_probe())
+    assert found.stack.id == "old"
+    assert found.rejected[0].reasons == (
+        "it could not be imported on 2026-11-26: ImportError: no such name",
+    )
+
+
 def test_a_stack_can_be_named_by_its_id(depot: Depot) -> None:
     depot.stack("old", [depot.wheel("trl", "1.0")], python=PY)
     depot.stack("new", [depot.wheel("trl", "1.10")], python=PY)
