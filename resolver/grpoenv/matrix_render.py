@@ -11,7 +11,7 @@ import tomlkit
 
 from grpoenv.matrix_file import MATRIX_LIMIT_BYTES
 from grpoenv.reading import read_text
-from grpoenv.strict_toml import load_document
+from grpoenv.strict_toml import load_values
 
 __all__ = ["read_rows", "write_rows"]
 
@@ -30,8 +30,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 def read_rows(path: Path) -> dict[str, Any]:
     """Return the matrix at ``path`` as plain values, to be changed; raises as ``load_matrix`` does."""
-    rows: dict[str, Any] = load_document(path, limit_bytes=MATRIX_LIMIT_BYTES).unwrap()
-    return rows
+    return load_values(path, limit_bytes=MATRIX_LIMIT_BYTES)
 
 
 def write_rows(path: Path, rows: Mapping[str, Any]) -> None:
