@@ -145,6 +145,7 @@ def browser(folder: Path, *, width: int = 1360, height: int = 900) -> Iterator[T
             *options,
         ],
         pass_fds=(read_commands, write_answers),
+        env={**os.environ, "TMPDIR": str(folder.parent)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -71,6 +71,7 @@ def test_the_wheel_of_the_running_grpoenv_is_whole(tmp_path: Path) -> None:
         names = set(wheel.namelist())
         record = wheel.read("grpoenv-0.1.0.dist-info/RECORD").decode().split("\n")
     assert {line.split(",")[0] for line in record if line} == names
-    assert "grpoenv/data/compat-matrix.toml" in names
+    assert {"grpoenv/data/compat-matrix.toml", "grpoenv/data/pairs.json"} <= names
+    assert {f"grpoenv/matrix_page/page.{kind}" for kind in ("html", "css", "js")} <= names
     assert "grpoenv/data/lockfiles/trl-1.16/cp311-x86_64-manylinux_2_28.txt" in names
     assert {"grpoenv_runtime/py.typed", "grpoenv_kernels/py.typed"} <= names

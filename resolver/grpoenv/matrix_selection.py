@@ -68,12 +68,20 @@ def parse_sort(text: str) -> str:
 def select(matrix: Matrix, wanted: Selection) -> Matrix:
     """Return ``matrix`` with the rows that are ``wanted``, and of a stack the targets that are.
 
-    Breaks are left out where a condition is about stacks alone.
+    A word that is the id of a row means that row alone. Breaks are left out where a condition is
+    about stacks alone.
     """
+    matrix = _named(matrix, wanted.words) or matrix
     narrowed = [_narrowed(stack, wanted) for stack in matrix.stacks]
     stacks = [stack for stack in narrowed if stack.targets and _stack_meets(stack, wanted)]
     breaks = [row for row in matrix.breaks if not wanted.of_stacks and _break_meets(row, wanted)]
     return replace(matrix, stacks=tuple(_sorted(stacks, wanted)), breaks=tuple(breaks))
+
+
+def _named(matrix: Matrix, words: Sequence[str]) -> Matrix | None:
+    stacks = tuple(row for row in matrix.stacks if [row.id] == list(words))
+    breaks = tuple(row for row in matrix.breaks if [row.id] == list(words))
+    return replace(matrix, stacks=stacks, breaks=breaks) if stacks or breaks else None
 
 
 def _narrowed(stack: Stack, wanted: Selection) -> Stack:

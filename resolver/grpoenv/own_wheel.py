@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from grpoenv import __version__
-from grpoenv._data import data_paths
+from grpoenv._data import data_paths, pairs_path
 from grpoenv.errors import OperationError
 
 __all__ = ["build_own_wheel"]
@@ -54,6 +54,7 @@ def _package_files() -> Iterator[tuple[str, bytes]]:
                 yield f"{package}/{relative.as_posix()}", file.read_bytes()
     data = data_paths()
     yield "grpoenv/data/compat-matrix.toml", data.matrix.read_bytes()
+    yield "grpoenv/data/pairs.json", pairs_path().read_bytes()
     for file in sorted(data.locks.rglob("*.txt")):
         name = f"grpoenv/data/lockfiles/{file.relative_to(data.locks).as_posix()}"
         yield name, file.read_bytes()

@@ -71,6 +71,8 @@ def shown(depot: Depot, capsys: pytest.CaptureFixture[str], *words: str) -> list
         (["--package", "unsloth==2025.*"], ["old", "early", "late"]),
         (["torch 2.6"], ["old", "image"]),
         (["KEY", "early"], ["early"]),
+        (["stack"], ["old", "new", "image"]),
+        (["image"], ["image"]),
         (["no such words"], []),
         (["--sort", "id"], ["image", "new", "old", "early", "late"]),
         (["--sort", "level", "--reverse"], ["old", "new", "image", "early", "late"]),

@@ -222,7 +222,7 @@ def test_all_pairs_are_painted_while_one_types(tab: Tab) -> None:
         " document.getElementById('search').dispatchEvent(new Event('input'));"
         " return (performance.now() - start) / 1000; })()"
     )
-    assert seconds < 0.5  # 0.05 s on a quiet machine
+    assert seconds < 1  # 0.05 s on a quiet machine
 
 
 def test_hostile_text_is_shown_and_does_nothing(started: Tab, folder: Path) -> None:

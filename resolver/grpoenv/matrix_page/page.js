@@ -14,7 +14,7 @@ function breakText(row) {
 }
 
 function breakArticle(row) {
-  const when = Object.entries(row.when).map(([name, range]) => `${name} ${range}`).join(", ");
+  const when = Object.entries(row.when).map(([name, range]) => name + rangeInOrder(range)).join(", ");
   const seen = row.evidence.map((one) => `${one.date}, ${one.machine}: ${one.command}${one.note ? ` (${one.note})` : ""}`);
   return element("article", {}, element("h3", {}, row.id), terms([
     ["where", code(when)],
@@ -25,6 +25,11 @@ function breakArticle(row) {
     ["reported", row.reference ? reference(row.reference) : ""],
     ...seen.map((text) => ["seen", text]),
   ]));
+}
+
+/** A range with its lower end first. */
+function rangeInOrder(range) {
+  return range.split(",").sort().reverse().join(",");
 }
 
 function showBreaks(words) {

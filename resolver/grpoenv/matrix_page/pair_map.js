@@ -43,7 +43,7 @@ class PairMap {
     this.moved = moved;
     this.chosen = [pairs.unsloth.length - 1, pairs.zoos.length - 1];
     this.pointed = null;
-    this.wanted = null;
+    this.wanted = () => true;
     this.picture = document.createElement("canvas");
     this.picture.width = pairs.unsloth.length;
     this.picture.height = pairs.zoos.length;
@@ -54,10 +54,10 @@ class PairMap {
     new ResizeObserver(() => this.draw()).observe(canvas.parentElement);
   }
 
-  /** Fade every pair but those that `wanted` holds for; null fades none. */
+  /** Fade every pair but those that `wanted` holds for; return how many there are. */
   highlight(wanted) {
     this.wanted = wanted;
-    this.paint();
+    return this.paint();
   }
 
   choose(cell) {
@@ -98,24 +98,28 @@ class PairMap {
     return [column, next < 0 ? 0 : next];
   }
 
-  /** Paint the picture of one dot for each pair, in the colours of the theme. */
+  /** Paint the picture of one dot for each pair, in the colours of the theme; as highlight. */
   paint() {
     const brush = this.picture.getContext("2d");
     const colours = themeColours();
+    let kept = 0;
     brush.clearRect(0, 0, this.picture.width, this.picture.height);
     for (const [column, row, pair] of this.pairs.cells()) {
-      brush.globalAlpha = !this.wanted || this.wanted(pair, column, row) ? 1 : FADED;
+      const wanted = this.wanted(pair, column, row);
+      kept += wanted ? 1 : 0;
+      brush.globalAlpha = wanted ? 1 : FADED;
       brush.fillStyle = colours[pair.admitted ? pair.kind : `${pair.kind}-faint`];
       brush.fillRect(column, this.pairs.zoos.length - 1 - row, 1, 1);
     }
     this.draw();
+    return kept;
   }
 
   draw() {
     const { canvas, pairs } = this;
     const width = canvas.clientWidth;
     if (!width) return;
-    this.cell = Math.max(2, (width - LEFT) / pairs.unsloth.length);
+    this.cell = (width - LEFT) / pairs.unsloth.length;
     const height = this.cell * pairs.zoos.length + BOTTOM;
     const dots = window.devicePixelRatio;
     canvas.width = Math.round(width * dots);

@@ -7,7 +7,7 @@ class PairView {
     this.pairs = new Pairs(data);
     this.pressed = null;
     this.texts = data.verdicts.map((verdict) => `${failure(verdict)} ${verdict.at}`.toLowerCase());
-    find("pair-lead").textContent = `Does one take at import what the other lacks? Every release of unsloth since 2025.2 with every unsloth_zoo, read from the sources on ${data.date}. Full colours: the declared ranges admit the pair; pale ones: only an install with --no-deps brings it about.`;
+    find("pair-date").textContent = data.date;
     this.map = new PairMap(find("map"), this.pairs, (cell, chosen) => this.moved(cell, chosen));
     this.makeForm();
     this.makeLists();
@@ -53,11 +53,7 @@ class PairView {
 
   /** Fade what the search or a pressed button leaves out; return how many pairs stay. */
   show(words) {
-    const wants = this.wants(words);
-    this.map.highlight(words.length || this.pressed ? wants : null);
-    let kept = 0;
-    for (const [column, row, pair] of this.pairs.cells()) kept += wants(pair, column, row) ? 1 : 0;
-    return kept;
+    return this.map.highlight(this.wants(words));
   }
 
   wants(words) {
