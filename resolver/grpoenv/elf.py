@@ -13,7 +13,7 @@ import contextlib
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,25 +80,30 @@ def read_shared_object(path: Path) -> SharedObject:
 
 def defined_symbols(path: Path) -> frozenset[str]:
     """Return the dynamic symbols that the library ``path`` gives to others."""
-    return frozenset(name for name, section, _ in _symbols(path) if section != _UNDEFINED_SECTION)
+    with _opened(path) as elf:
+        places = [
+            offset
+            for offset, _, _, section, _, _ in _SYMBOL.iter_unpack(elf.content(_TYPE_SYMBOLS))
+            if section != _UNDEFINED_SECTION
+        ]
+        return frozenset(_names(elf, places))
 
 
 def undefined_symbols(path: Path) -> list[str]:
     """Return the dynamic symbols that ``path`` cannot do without and does not define."""
-    return [
-        name
-        for name, section, binding in _symbols(path)
-        if section == _UNDEFINED_SECTION and binding != _WEAK and name
-    ]
-
-
-def _symbols(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield name, section index and binding of each dynamic symbol."""
     with _opened(path) as elf:
-        symbols, names = elf.content(_TYPE_SYMBOLS), elf.strings(_TYPE_SYMBOLS)
-        for offset, info, _, section, _, _ in _SYMBOL.iter_unpack(symbols):
-            end = names.find(b"\0", offset)
-            yield names[offset:end].decode("ascii", "replace"), section, info >> 4
+        places = [
+            offset
+            for offset, info, _, section, _, _ in _SYMBOL.iter_unpack(elf.content(_TYPE_SYMBOLS))
+            if section == _UNDEFINED_SECTION and info >> 4 != _WEAK
+        ]
+        return [name for name in _names(elf, places) if name]
+
+
+def _names(elf: _Elf, places: Iterable[int]) -> list[str]:
+    """Return the symbols' names that start at ``places`` of their table."""
+    names = elf.strings(_TYPE_SYMBOLS).decode("latin-1")
+    return [names[start : names.find("\0", start)] for start in places]
 
 
 def _wanted_versions(elf: _Elf) -> Iterator[tuple[str, frozenset[str]]]:

@@ -60,6 +60,7 @@ class LibrarySearch:
         self._folders = [Path(entry) for entry in _entries(variables.get("LD_LIBRARY_PATH", ""))]
         self._fallbacks = [*_own_folders(interpreter), *map(Path, _TRUSTED)]
         self._objects: dict[Path, SharedObject] = {}
+        self._looked_in: set[Path] = set()
         self.loaded: dict[str, Path] = {}
 
     def read(self, path: Path) -> SharedObject:
@@ -67,6 +68,11 @@ class LibrarySearch:
         if path not in self._objects:
             self._objects[path] = read_shared_object(path)
         return self._objects[path]
+
+    @property
+    def paths(self) -> list[str]:
+        """The libraries that were read so far, and the folders that some were looked for in."""
+        return [*map(str, self._objects), *map(str, self._looked_in)]
 
     def load(self, paths: Iterable[Path]) -> None:
         """Take each of ``paths``, and all that it needs and can be found, for loaded."""
@@ -86,12 +92,13 @@ class LibrarySearch:
         """Return the library ``soname`` that ``needing`` would get, None if it would get none."""
         if soname in self.loaded:
             return self.loaded[soname]
-        for folder in (*needing.folders, *self._folders):
-            if (folder / soname).is_file():
-                return folder / soname
-        if soname in self._system:
-            return self._system[soname]
-        for folder in self._fallbacks:
+        if found := self._in_folders(soname, (*needing.folders, *self._folders)):
+            return found
+        return self._system.get(soname) or self._in_folders(soname, self._fallbacks)
+
+    def _in_folders(self, soname: str, folders: Iterable[Path]) -> Path | None:
+        for folder in folders:
+            self._looked_in.add(folder)
             if (folder / soname).is_file():
                 return folder / soname
         return None

@@ -16,19 +16,20 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-import tomlkit
 from packaging.tags import Tag
 from packaging.utils import NormalizedName, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from grpoenv.errors import InputError, UndeterminedError
 from grpoenv.probe import Probe
+from grpoenv.strict_toml import load_values
 from grpoenv.uv import explain_failure, run_uv
 from grpoenv.wheels import WheelFile
 
 __all__ = ["NoSolution", "NoWheel", "Published", "Wanted", "find_published"]
 
 _TIMEOUT_S = 120.0
+_LIMIT_BYTES = 64 * 1024 * 1024
 _LIBC = re.compile(r"manylinux_2_(\d+)_(\w+)")
 _UV_LIBC = (40, 39, 38, 37, 36, 35, 34, 33, 32, 31, 28, 17)
 """The second numbers of the glibc versions that uv knows a platform for."""
@@ -92,12 +93,14 @@ def find_published(
         )
         if run.status != 0:
             return _no_solution(run.messages)
-        packages = tomlkit.parse(output.read_text("utf-8")).unwrap().get("packages", [])
+        packages = load_values(output, limit_bytes=_LIMIT_BYTES).get("packages", [])
     return _published(packages, probe.tags(), folder=Path(folder))
 
 
 def _preferences(image: Mapping[NormalizedName, Version]) -> str:
     """Return the lock that uv finds in the place of its output: it keeps to that where it can."""
+    import tomlkit
+
     document = tomlkit.document()
     document["lock-version"], document["created-by"] = "1.0", "grpoenv"
     rows = tomlkit.aot()

@@ -10,9 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tomlkit
 from packaging.utils import InvalidName, NormalizedName, canonicalize_name
-from tomlkit.exceptions import ParseError, TOMLKitError
 
 from grpoenv.errors import InputError
 from grpoenv.reading import read_text
@@ -53,6 +51,9 @@ def _parse(source: str, path: Path) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         with suppress(tomllib.TOMLDecodeError, RecursionError):
             return tomllib.loads(source)
+    import tomlkit
+    from tomlkit.exceptions import ParseError, TOMLKitError
+
     try:
         values: dict[str, Any] = tomlkit.parse(source).unwrap()
         return values

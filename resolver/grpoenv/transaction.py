@@ -20,7 +20,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from packaging.utils import NormalizedName, canonicalize_name
 
 from grpoenv.distributions import Distribution, distributions
@@ -43,6 +42,8 @@ def locked(interpreter: Interpreter, *, timeout_s: float = _LOCK_TIMEOUT_S) -> I
 
     uv's own lock is no help here: after its time is over uv goes on without it.
     """
+    from filelock import FileLock, Timeout
+
     folder = state_folder(interpreter)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -318,3 +318,24 @@ def test_every_check_says_what_it_proves_where_that_can_be_seen_and_how_long_it_
     assert len({check.name for check in CHECKS}) == len(CHECKS)
     assert all(check.proves and check.evidence for check in CHECKS)
     assert all(0 < check.seconds <= (300 if check.deep else 10) for check in CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("marker", "missing"),
+    [
+        ('extra == "more"', False),
+        ('python_version > "3" and extra == "more"', False),
+        ('(python_version > "3") and (extra == "more")', False),
+        ('extra == "more" or python_version > "3"', True),
+        ('python_version > "3" or extra == "more"', True),
+        ('extra != "more"', True),
+        ('extra == "more" and python_version > "3"', False),
+        ('python_version > "3"', True),
+    ],
+)
+def test_a_marker_with_an_extra_is_decided_as_it_stands(
+    site: Site, marker: str, missing: bool
+) -> None:
+    site.put("trl", "1.16.0", requires=[f"lacking; {marker}"])
+    problems = [f for f in run(site, "requirements") if f.severity is Severity.PROBLEM]
+    assert bool(problems) is missing

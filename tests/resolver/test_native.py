@@ -260,3 +260,33 @@ def test_the_library_path_goes_before_the_system(
     assert found == mine
     own = replace(needing, folders=(tmp_path / "none",))
     assert LibrarySearch(Path("/none"), {}, system).find("libc.so.6", own) == system["libc.so.6"]
+
+
+@needs_compiler
+def test_what_was_found_is_kept_until_a_library_or_a_folder_changes(
+    stack: Site, compile_library: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link_xformers(stack, compile_library, "int torch_gone(void); int f() { return torch_gone(); }")
+    first = stack.findings("native")
+    with monkeypatch.context() as patch:
+        patch.delattr("grpoenv.checks.native._package")  # looking anew would need it
+        assert stack.findings("native") == first
+    link_xformers(stack, compile_library, "int f() { return 1; }")
+    assert stack.findings("native") == []
+
+
+@needs_compiler
+def test_a_library_that_appears_where_it_was_looked_for_is_seen(
+    stack: Site, compile_library: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, soname = "int other() { return 1; }", "-Wl,-soname,libother.so"
+    other = compile_library(tmp_path / "other" / "libother.so", source, soname)
+    beside = stack.folder / "xformers" / "lib"
+    beside.mkdir(parents=True)
+    link_xformers(
+        stack, compile_library, "int f() { return 1; }", str(other), "-Wl,-rpath,$ORIGIN/lib"
+    )
+    (finding,) = stack.findings("native")
+    assert "there is no" in finding.message
+    shutil.copy(other, beside / other.name)
+    assert stack.findings("native") == []

@@ -6,28 +6,21 @@ is kept in the user's cache until a RECORD or a source that was read changes.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packaging.utils import NormalizedName, canonicalize_name
 
-from grpoenv import __version__
 from grpoenv.checks.interface import MANAGED, Check, Environment, Finding, Severity
+from grpoenv.checks.kept import Made, kept_findings, key_of
 from grpoenv.checks.requirements import declared_requirements, marker_environment
-from grpoenv.private_cache import read_private, user_cache_folder, write_private
 
 if TYPE_CHECKING:
     from grpoenv.linker import Fault, Linkage
 
 __all__ = ["CHECK", "LINKED"]
 
-_LIMIT_BYTES = 16 * 1024 * 1024
 LINKED = frozenset(MANAGED) - {NormalizedName("numpy")} | {
     NormalizedName(name) for name in ("vllm", "xformers", "triton")
 }
@@ -44,17 +37,10 @@ def _run(environment: Environment) -> Iterator[Finding]:
     if not names:
         return
     key = _key(environment, names)
-    folder = user_cache_folder()
-    kept = _kept(folder, key)
-    if kept is None:
-        kept, files = _link(environment, names)
-        _keep(folder, key, kept, files)
-    yield from kept
+    yield from kept_findings("linkage", key, lambda: _link(environment, names))
 
 
-def _link(
-    environment: Environment, names: Iterable[NormalizedName]
-) -> tuple[list[Finding], list[str]]:
+def _link(environment: Environment, names: Iterable[NormalizedName]) -> Made:
     from grpoenv.linker import Platform, link
 
     interpreter, trees = environment.probe.interpreter, environment.trees
@@ -139,45 +125,10 @@ def _finding(environment: Environment, faults: list[Fault]) -> Finding:
 
 def _key(environment: Environment, names: Iterable[NormalizedName]) -> str:
     """Return what the result hangs on but for the sources themselves."""
-    digest = hashlib.sha256(f"{__version__} {sys.version_info[:2]}".encode())
     here = Path(__file__)
-    for source in sorted([here, *here.parent.with_name("linker").glob("*.py")]):
-        digest.update(source.read_bytes())
-    interpreter = environment.probe.interpreter
-    digest.update(f"{interpreter.version} {environment.probe.system}".encode())
-    digest.update(f"{environment.probe.machine} {environment.complete}".encode())
-    digest.update(" ".join(sorted(_OPTIONAL & frozenset(environment.installed))).encode())
-    for name in names:
-        digest.update(environment.installed[name].fingerprint())
-    return digest.hexdigest()
-
-
-def _stamp(path: str) -> list[int]:
-    status = os.stat(path)
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _kept(folder: Path, key: str) -> list[Finding] | None:
-    raw = read_private(folder, f"linkage-{key[:16]}.json", _LIMIT_BYTES)
-    try:
-        data = json.loads(raw or b"")
-        if data["key"] != key or any(_stamp(p) != s for p, s in data["files"].items()):
-            return None
-        return [
-            Finding(**{**f, "severity": Severity(f["severity"]), "chain": tuple(f["chain"])})
-            for f in data["findings"]
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
-        return None
-
-
-def _keep(folder: Path, key: str, findings: Iterable[Finding], files: Iterable[str]) -> None:
-    try:
-        stamps = {path: _stamp(path) for path in files}
-    except OSError:
-        return
-    data = {"key": key, "files": stamps, "findings": [asdict(finding) for finding in findings]}
-    write_private(folder, f"linkage-{key[:16]}.json", json.dumps(data).encode())
+    linker = here.parent.with_name("linker").glob("*.py")
+    optional = sorted(_OPTIONAL & frozenset(environment.installed))
+    return key_of(environment, names, [here, *linker], optional)
 
 
 CHECK = Check(

@@ -17,9 +17,10 @@ from pathlib import Path
 from packaging.utils import NormalizedName
 
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
+from grpoenv.checks.kept import Made, kept_findings, key_of
 from grpoenv.elf import NotReadable, defined_symbols, undefined_symbols
 from grpoenv.gpu import Answer
-from grpoenv.linker_search import LibrarySearch
+from grpoenv.linker_search import LibrarySearch, system_libraries
 from grpoenv.torch_build import TorchBuild, torch_abi, torch_build
 
 __all__ = ["CHECK", "NATIVE", "Native", "libraries_of", "severity_of"]
@@ -167,13 +168,35 @@ def _run(environment: Environment) -> Iterator[Finding]:
         system = environment.probe.system
         yield Finding(Severity.NOTE, "grpoenv", f"reads no libraries of {system}", "ELF alone")
         return
+    yield from kept_findings("native", _key(environment), lambda: _look(environment))
+
+
+def _key(environment: Environment) -> str:
+    grpoenv = Path(__file__).parents[1]
+    read_by = ("elf.py", "linker_search.py", "torch_build.py")
+    return key_of(
+        environment,
+        environment.installed,
+        [Path(__file__), *(grpoenv / name for name in read_by)],
+        environment.probe.interpreter.executable,
+        environment.probe.gpu.answer.value,
+        environment.use.variables.get("LD_LIBRARY_PATH", ""),
+        sorted(system_libraries().items()),
+    )
+
+
+def _look(environment: Environment) -> Made:
     interpreter = Path(environment.probe.interpreter.executable)
     search = LibrarySearch(interpreter, environment.use.variables)
     search.load(_torch_libraries(environment))
     symbols = _Symbols(search.loaded)
-    for name, native in NATIVE.items():
-        if name in environment.installed:
-            yield from _package(environment, name, native, search, symbols)
+    found = [
+        finding
+        for name, native in NATIVE.items()
+        if name in environment.installed
+        for finding in _package(environment, name, native, search, symbols)
+    ]
+    return found, search.paths
 
 
 def _torch_libraries(environment: Environment) -> list[Path]:

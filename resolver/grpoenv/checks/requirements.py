@@ -6,6 +6,7 @@ package of the stack answers for all that it leads to.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -20,6 +21,10 @@ from grpoenv.probe import Interpreter
 __all__ = ["CHECK", "declared_requirements", "marker_environment"]
 
 _NO_EXTRA = NormalizedName("")
+_ONLY_WITH_EXTRA = re.compile(
+    r";(?!.*\bor\b)(?:.*\band\s)?\s*\(?\s*extra\s*==\s*['\"](?P<extra>[^'\"]+)['\"][\s)]*$"
+)
+"""A marker that asks for an extra whatever else it asks for: it ends so, and gives no choice."""
 _Chains = Mapping[NormalizedName, tuple[NormalizedName, ...]]
 
 
@@ -30,7 +35,7 @@ def declared_requirements(
 
     An extra of a package applies if a requirement that applies itself asks for it.
     """
-    texts = {name: _parsed(installed[name].requires()) for name in installed}
+    texts = {name: installed[name].requires() for name in installed}
     asked: dict[NormalizedName, frozenset[NormalizedName]] = dict.fromkeys(installed, frozenset())
     found = {name: _applying(texts[name], markers, frozenset()) for name in installed}
     queue = deque(installed)
@@ -45,30 +50,29 @@ def declared_requirements(
     return found
 
 
-def _parsed(texts: Iterable[str]) -> list[Requirement]:
-    parsed = []
-    for text in texts:
-        try:
-            parsed.append(Requirement(text))
-        except InvalidRequirement:
-            continue  # as pip and uv do with metadata from before the grammar was strict
-    return parsed
-
-
 def _applying(
-    requirements: Iterable[Requirement],
-    markers: Mapping[str, str],
-    extras: frozenset[NormalizedName],
+    texts: Iterable[str], markers: Mapping[str, str], extras: frozenset[NormalizedName]
 ) -> tuple[Requirement, ...]:
     return tuple(
         requirement
-        for requirement in requirements
+        for requirement in _parsed(texts, extras)
         if requirement.marker is None
         or any(
             requirement.marker.evaluate({**markers, "extra": extra})
             for extra in (_NO_EXTRA, *extras)
         )
     )
+
+
+def _parsed(texts: Iterable[str], extras: frozenset[NormalizedName]) -> Iterator[Requirement]:
+    for text in texts:
+        only = _ONLY_WITH_EXTRA.search(text)
+        if only and canonicalize_name(only["extra"]) not in extras:
+            continue  # most are of this kind, and parsing them takes longer than all else here
+        try:
+            yield Requirement(text)
+        except InvalidRequirement:
+            continue  # as pip and uv do with metadata from before the grammar was strict
 
 
 def marker_environment(interpreter: Interpreter) -> dict[str, str]:
