@@ -4,7 +4,8 @@
     python benchmarks/losses.py --device cuda --sizes 16384x4096x128256 --dtypes bfloat16
     python benchmarks/losses.py --plot results.json  # a picture of an earlier run
 
-Every contender runs in a process of its own; timed runs go round, so that a busy moment hits all.
+Every contender runs in a process of its own; on a CPU timed runs go round, so that a busy moment
+hits all. The first, untimed run is held against float64.
 A contender whose package is absent or that fails is listed with the reason. Times are CPU times on
 a CPU (one thread unless ``--threads`` says otherwise). The floor is what the products of the tokens
 that count take at the best rate measured in the same run: 2 products with a frozen head, 3 with a
@@ -56,21 +57,23 @@ class Case:
 
 def make_inputs(case: Case) -> dict[str, Tensor]:
     """Draw hidden states, weight and a batch of 8 completions in groups of 2."""
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator(case.device).manual_seed(5)
+    drawn: dict[str, Any] = {"generator": generator, "device": case.device}
     shape, dtype = (8, case.rows // 8), getattr(torch, case.dtype)
-    hidden = torch.randn(*shape, case.width, generator=generator)
-    weight = torch.randn(case.vocabulary, case.width, generator=generator) / case.width**0.5
+    hidden = torch.randn(*shape, case.width, **drawn)
+    weight = torch.randn(case.vocabulary, case.width, **drawn) / case.width**0.5
     hidden, weight = hidden.to(dtype), (2 * weight).to(dtype)
-    ids = torch.randint(0, case.vocabulary, shape, generator=generator)
-    advantages = torch.randn(8, generator=generator)
-    mask, shift = torch.ones(shape, dtype=torch.long), torch.zeros(shape)
+    ids = torch.randint(0, case.vocabulary, shape, **drawn)
+    advantages = torch.randn(8, **drawn)
+    mask, shift = torch.ones_like(ids), torch.zeros(shape, device=case.device)
     if case.workload == "grpo":
         # Skewed lengths with 40 % padding; 30 % of groups (one of four, and half of a second's
         # completions are short) have no advantage; 10 % of tokens are clipped.
-        lengths = torch.tensor([1.0, 0.95, 0.9, 0.7, 0.5, 0.35, 0.25, 0.15]) * shape[1]
-        mask = (torch.arange(shape[1])[None] < lengths[:, None]).long()
+        shares = [1.0, 0.95, 0.9, 0.7, 0.5, 0.35, 0.25, 0.15]
+        lengths = torch.tensor(shares, device=case.device) * shape[1]
+        mask = (torch.arange(shape[1], device=case.device)[None] < lengths[:, None]).long()
         advantages[[2, 3]] = 0.0
-        clipped = torch.rand(shape, generator=generator) < 0.1
+        clipped = torch.rand(shape, **drawn) < 0.1
         shift = 0.5 * clipped * advantages.sign()[:, None]
     old = log_probabilities(hidden, weight, ids) - shift
     return {
@@ -154,25 +157,29 @@ def _status(field: str) -> int:
 
 
 def serve(name: str, folder: Path, case: Case, threads: int) -> None:
-    """Run the contender once for every line of standard input and print what came of it."""
+    """Run the contender once for every line of standard input and print what came of it.
+
+    The first run is a warm-up, and the one whose results are held against the reference.
+    """
     torch.set_num_threads(threads)
     device = torch.device(case.device)
-    inputs = {key: value.to(device) for key, value in torch.load(folder / "inputs.pt").items()}
+    inputs = torch.load(folder / "inputs.pt", map_location=device)
     best = torch.load(folder / "reference.pt", mmap=True)
     hidden = inputs["hidden"].requires_grad_()
     weight = inputs["weight"].requires_grad_(not case.frozen)
     leaves = [hidden] if case.frozen else [hidden, weight]
     loss = CONTENDERS[name](batch_of(inputs))
-    for _ in sys.stdin:
+    for turn, _ in enumerate(sys.stdin):
         before, start = reset_peak(device), clock(device)
         value = loss(hidden, weight)
         grads = torch.autograd.grad(value, leaves)
         seconds = clock(device) - start
         outputs = sum(grad.nbytes for grad in grads)
         found = {"seconds": seconds, "beyond": max(peak_memory(device) - before - outputs, 0)}
-        found["loss_error"] = error(value.detach(), best["loss"])
-        for key, grad in zip(("hidden", "weight"), grads, strict=False):
-            found[f"{key}_error"] = error(grad, best[key])
+        if turn == 0:
+            found["loss_error"] = error(value.detach(), best["loss"])
+            for key, grad in zip(("hidden", "weight"), grads, strict=False):
+                found[f"{key}_error"] = error(grad, best[key])
         del value, grads
         print(json.dumps(found), flush=True)
 
@@ -182,10 +189,8 @@ def error(found: Tensor, best: Tensor) -> float:
     if not found.dim():
         return abs(float(found) - float(best)) / abs(float(best))
     pairs = zip(found.flatten(0, -2).split(4096), best.flatten(0, -2).split(4096), strict=True)
-    sums = [
-        ((mine.cpu().double() - other.double()).square().sum(), other.double().square().sum())
-        for mine, other in pairs
-    ]
+    wide = ((mine.double(), other.to(mine.device).double()) for mine, other in pairs)
+    sums = [((mine - other).square().sum(), other.square().sum()) for mine, other in wide]
     return float((sum(one for one, _ in sums) / sum(two for _, two in sums)) ** 0.5)
 
 
@@ -219,15 +224,19 @@ class Contender:
             self.log.seek(0)
             self.failure = (self.log.read().strip().splitlines() or ["no reason given"])[-1][:200]
 
-    def result(self, floor: float) -> dict[str, Any]:
-        """Summarise; the first run was a warm-up."""
+    def end(self) -> None:
+        """Let go of the process and its memory."""
         self.process.kill()
         self.process.wait()
+
+    def result(self, floor: float) -> dict[str, Any]:
+        """Summarise; the first run was a warm-up."""
+        self.end()
         timed = self.runs[1:]
         if self.failure or not timed:
             return {"contender": self.name, "skipped": self.failure}
         timing = Timing.of([run["seconds"] for run in timed])
-        errors = {key: timed[-1][key] for key in timed[-1] if key.endswith("error")}
+        errors = {key: value for key, value in self.runs[0].items() if key.endswith("error")}
         return {
             "contender": self.name,
             "seconds": timing.median,
@@ -248,18 +257,22 @@ def compare(case: Case, names: list[str], rounds: int, threads: int) -> dict[str
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        inputs = {key: value.to(device) for key, value in make_inputs(case).items()}
-        torch.save({key: value.cpu() for key, value in inputs.items()}, folder / "inputs.pt")
+        inputs = make_inputs(case)
+        torch.save(inputs, folder / "inputs.pt")
         best = reference(inputs)
         torch.save({key: value.cpu() for key, value in best.items()}, folder / "reference.pt")
         scored, graded = counted_rows(inputs)
         del best
         flat = inputs["hidden"].flatten(0, 1)
         rates = [matmul_rate(flat, inputs["weight"])]
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
         contenders = [Contender(name, folder, case, threads) for name in names]
-        for _ in range(rounds + 1):
-            for contender in contenders:
+        for turn in turns(contenders, rounds + 1, device):
+            for contender in turn:
                 contender.run()
+            if device.type == "cuda":
+                turn[0].end()
             rates.append(matmul_rate(flat, inputs["weight"], repeats=2))
         unit = 2 * case.width * case.vocabulary / max(rates)
         floor = unit * (scored + (1 if case.frozen else 2) * graded)
@@ -270,6 +283,16 @@ def compare(case: Case, names: list[str], rounds: int, threads: int) -> dict[str
             "rows": {"scored": scored, "graded": graded},
             "results": [contender.result(floor) for contender in contenders],
         }
+
+
+def turns(contenders: list[Contender], runs: int, device: torch.device) -> list[list[Contender]]:
+    """Return who runs in each turn: all, or on a GPU one contender for all of its runs.
+
+    A GPU has the memory for one of them only, and nobody else to share with.
+    """
+    if device.type == "cpu":
+        return [contenders] * runs
+    return [[contender] * runs for contender in contenders]
 
 
 def machine(threads: int, device: str) -> dict[str, Any]:

@@ -5,7 +5,8 @@ Needs no hub. Each mode runs in a process of its own, with the same seed::
     python benchmarks/trainer.py --steps 20 --json benchmarks/results/trainer.json
 
 Prints the largest difference of the losses, the KL divergence at step 1, tokens per second and the
-peak memory (of the GPU where there is one, else of the process).
+peak memory (of the GPU where there is one, else of the process). ``--modes unsloth`` runs the trainer
+that unsloth puts in the place of trl's, with LoRA on the same model.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-MODES = ("plain", "patched")
+MODES = ("plain", "patched", "unsloth")
 MIB = 2**20
 
 
 def main() -> None:
-    """Run both modes and report."""
+    """Run the modes and report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--hidden", type=int, default=256)
@@ -39,15 +40,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="completions of one micro-batch")
     parser.add_argument("--loss-type", default="dapo")
     parser.add_argument("--beta", type=float, default=0.04)
+    parser.add_argument("--bf16", action="store_true", help="train under bfloat16 autocast")
+    parser.add_argument("--modes", nargs="*", choices=MODES, default=MODES[:2])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--mode", choices=MODES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.mode:
         print(json.dumps(train(options)))
         return
-    rows = {mode: child(mode) for mode in MODES}
-    result = {**compare(rows), "options": rows["plain"].pop("options"), **rows}
-    rows["patched"].pop("options")
+    rows = {mode: child(mode) for mode in options.modes}
+    options_of = [row.pop("options") for row in rows.values()]
+    result = {**compare(rows), "options": options_of[0], **rows}
     print(json.dumps({key: value for key, value in result.items() if key not in MODES}, indent=1))
     for mode, row in rows.items():
         print(f"{mode:8} {row['tokens_per_s']:10.0f} tokens/s {row['peak_mib']:8.0f} MiB")
@@ -63,13 +66,17 @@ def child(mode: str) -> dict[str, Any]:
 
 
 def compare(rows: dict[str, Any]) -> dict[str, Any]:
-    """Return how far the two runs are apart."""
-    pairs = zip(rows["plain"]["loss"], rows["patched"]["loss"], strict=True)
+    """Return the KL divergence at step 1, and how far a patched run is from a plain one."""
+    found: dict[str, Any] = {"kl_at_step_1": {mode: row["kl"][0] for mode, row in rows.items()}}
+    if not {"plain", "patched"} <= set(rows):
+        return found
+    plain, patched = rows["plain"], rows["patched"]
+    pairs = zip(plain["loss"], patched["loss"], strict=True)
     return {
+        **found,
         "largest_loss_difference": max(abs(a - b) for a, b in pairs),
-        "kl_at_step_1": [rows[mode]["kl"][0] for mode in MODES],
-        "speed_ratio": rows["patched"]["tokens_per_s"] / rows["plain"]["tokens_per_s"],
-        "peak_ratio": rows["patched"]["peak_mib"] / rows["plain"]["peak_mib"],
+        "speed_ratio": patched["tokens_per_s"] / plain["tokens_per_s"],
+        "peak_ratio": patched["peak_mib"] / plain["peak_mib"],
     }
 
 
@@ -112,45 +119,74 @@ def reward(completions: list[str], **_: object) -> list[float]:
     return [text.count("7") / (1 + len(text)) for text in completions]
 
 
+def through_unsloth(folder: Path, options: argparse.Namespace) -> Any:
+    """Load the model as unsloth's notebooks do, with LoRA on every projection."""
+    from unsloth import FastLanguageModel
+
+    model, _ = FastLanguageModel.from_pretrained(
+        model_name=str(folder),
+        max_seq_length=options.completion + 16,
+        load_in_4bit=False,
+        fast_inference=False,
+    )
+    projections = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    return FastLanguageModel.get_peft_model(
+        model, r=16, lora_alpha=16, target_modules=projections, random_state=0
+    )
+
+
+def make_trainer(folder: Path, options: argparse.Namespace, gpu: bool) -> Any:
+    """Return a trainer of a random model, which is saved in ``folder``."""
+    import torch
+
+    tokenizer = make_model(folder / "model", options)
+    tokenizer.save_pretrained(folder / "model")
+    model: Any = str(folder / "model")
+    if options.mode == "unsloth":
+        model = through_unsloth(folder / "model", options)
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    prompts = [f"w{number} w{number + 1} w{number + 2}" for number in range(64)]
+    torch.manual_seed(0)
+    return GRPOTrainer(
+        model=model,
+        args=GRPOConfig(
+            output_dir=str(folder / "out"),
+            per_device_train_batch_size=options.batch,
+            num_generations=options.batch,
+            max_completion_length=options.completion,
+            max_steps=options.steps,
+            loss_type=options.loss_type,
+            beta=options.beta,
+            learning_rate=1e-4,
+            logging_steps=1,
+            report_to=[],
+            use_cpu=not gpu,
+            bf16=options.bf16,
+            save_strategy="no",
+            disable_tqdm=True,
+        ),
+        reward_funcs=reward,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
+    )
+
+
 def train(options: argparse.Namespace) -> dict[str, Any]:
     """Train in this process and return the figures of every step."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if options.mode == "unsloth":
+        import unsloth  # noqa: F401 - it must come before trl and transformers
     import torch
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
 
     import grpoenv_runtime
 
     gpu = torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        tokenizer = make_model(folder / "model", options)
-        prompts = [f"w{number} w{number + 1} w{number + 2}" for number in range(64)]
         patch = grpoenv_runtime.patch_trl() if options.mode == "patched" else nullcontext()
         with patch:
-            torch.manual_seed(0)
-            trainer = GRPOTrainer(
-                model=str(folder / "model"),
-                args=GRPOConfig(
-                    output_dir=str(folder / "out"),
-                    per_device_train_batch_size=options.batch,
-                    num_generations=options.batch,
-                    max_completion_length=options.completion,
-                    max_steps=options.steps,
-                    loss_type=options.loss_type,
-                    beta=options.beta,
-                    learning_rate=1e-4,
-                    logging_steps=1,
-                    report_to=[],
-                    use_cpu=not gpu,
-                    bf16=False,
-                    save_strategy="no",
-                    disable_tqdm=True,
-                ),
-                reward_funcs=reward,
-                processing_class=tokenizer,
-                train_dataset=Dataset.from_dict({"prompt": prompts}),
-            )
+            trainer = make_trainer(Path(scratch), options, gpu)
             start = time.perf_counter()
             with redirect_stdout(sys.stderr):  # trl prints a line at every step
                 trainer.train()
@@ -164,7 +200,9 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         "peak_mib": torch.cuda.max_memory_allocated() / MIB if gpu else kib / 1024,
         "options": {
             **{
-                name: value for name, value in vars(options).items() if name not in ("json", "mode")
+                name: value
+                for name, value in vars(options).items()
+                if name not in ("json", "mode", "modes")
             },
             "machine": platform.platform(),
             "device": torch.cuda.get_device_name() if gpu else f"{os.cpu_count()} CPUs",

@@ -22,8 +22,13 @@ __all__ = ["QUICK_CASES", "Case", "SlowLossError", "deep_cases", "disagreement",
 _MASK: Final = ((1, 1, 1, 1), (0, 0, 0, 0), (0, 1, 0, 0), (1, 1, 1, 0))
 _ADVANTAGES: Final = (1.5, 0.7, -0.8, 0.0)
 _HIDDEN, _VOCABULARY, _SEED = 3, 7, 20250316
-# Of the largest element: the fp32 tolerance of the tests, and bf16's own spacing times four.
-_TOLERANCE: Final = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2**-6}
+# Of the largest element: the fp32 tolerance of the tests, and four times the spacing of bf16 and fp16.
+_TOLERANCE: Final = {
+    torch.float64: 1e-10,
+    torch.float32: 1e-5,
+    torch.bfloat16: 2**-6,
+    torch.float16: 2**-9,
+}
 
 
 class SlowLossError(ImportError):

@@ -82,7 +82,8 @@ def test_every_variant_and_level_is_in_the_deep_test() -> None:
         for case in deep_cases()
     }
     assert pairs == {(name, level) for name in fast_types() for level in ("token", "sequence")}
-    assert {case.dtype for case in deep_cases()} == {torch.float64, torch.float32, torch.bfloat16}
+    dtypes = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
+    assert {case.dtype for case in deep_cases()} == dtypes
 
 
 def fast_types() -> set[str]:
