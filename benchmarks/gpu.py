@@ -80,8 +80,8 @@ GPU = Scale(
     ("16384x4096x128256", "16384x4096x151936"),
     ("65536x4096x128256", "65536x4096x151936"),
     ("16384x2048x151936", "16384x1536x151936"),
-    ("--steps=20", "--hidden=1024", "--layers=4", "--vocabulary=151936", "--completion=512",
-     "--batch=16"),
+    ("--steps=20", "--hidden=1024", "--layers=4", "--vocabulary=151936", "--completion=128",
+     "--batch=32"),
 )  # fmt: skip
 
 TINY = Scale(
@@ -108,7 +108,8 @@ def steps(scale: Scale) -> list[Step]:
     """Return all steps, the most important of a part first."""
     smoke = (PYTHON, "-m", "grpoenv_kernels", "--device", scale.device, "--json")
     trainer = (PYTHON, "benchmarks/trainer.py", *scale.training, "--json")
-    cases = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    interpreter = ("env", "TRITON_INTERPRET=1") if scale.device == "cpu" else ()
+    cases = (*interpreter, PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     grpoenv = (PYTHON, "-m", "grpoenv")
     few = ("--contenders", "ours", "trl", "unsloth_zoo", "cce")
     alone = ("--contenders", "ours", "trl")
@@ -157,8 +158,7 @@ def environment(scale: Scale, out: Path) -> dict[str, str]:
         "XDG_CACHE_HOME": str(out / "cache"),
     }
     if scale.device == "cpu":
-        # What the interpreter and an import without a GPU ask for.
-        chosen |= {"TRITON_INTERPRET": "1", "UNSLOTH_ALLOW_CPU": "1", "CUDA_VISIBLE_DEVICES": ""}
+        chosen |= {"UNSLOTH_ALLOW_CPU": "1", "CUDA_VISIBLE_DEVICES": ""}
     return {**os.environ, **chosen}
 
 
@@ -237,6 +237,7 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no part is named {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a step ends with this
     scale, out = GPU if options.device == "cuda" else TINY, options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     chosen = [

@@ -105,7 +105,7 @@ def cost(device: str, repeats: int = 5) -> dict[str, Any]:
             for kind in ("cold", "warm"):
                 done = subprocess.run(
                     [sys.executable, "-c", IMPORT, str(ROOT / "benchmarks"), device],
-                    env={**os.environ, "XDG_CACHE_HOME": cache},
+                    env={**os.environ, "XDG_CACHE_HOME": cache, "TRITON_CACHE_DIR": cache},
                     stdout=subprocess.PIPE,
                     text=True,
                     check=True,

@@ -103,7 +103,7 @@ def reference(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         (grad,) = torch.autograd.grad(part, chosen)
         loss += part.detach()
         by_logits = logp.exp_().mul_(-grad[:, None])
-        by_logits[torch.arange(len(rows)), ids[rows]] += grad
+        by_logits[torch.arange(len(rows), device=ids.device), ids[rows]] += grad
         by_hidden[rows] = (by_logits @ weight).float()
         by_weight.addmm_(by_logits.t(), hidden[rows].double())
     return {

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from grpoenv_kernels import LowRank
+from grpoenv_kernels.sharded import gather_sharded
 
 __all__ = ["HeadTerms", "LogitOptions", "head_terms", "logit_options", "multiplying_module"]
 
@@ -101,19 +102,23 @@ def head_terms(head: nn.Module, hidden: Tensor) -> HeadTerms:
 
     """
     if not _is_lora(head):
-        linear: Any = head
-        return HeadTerms(linear.weight, linear.bias)
+        return _linear_terms(head)
     lora: Any = head
     if lora.disable_adapters and lora.merged:
         lora.unmerge()
-    base = lora.get_base_layer()
-    terms = HeadTerms(base.weight, base.bias)
+    terms = _linear_terms(lora.get_base_layer())
     if lora.disable_adapters or lora.merged:
         return terms
     for name in lora.active_adapters:
         if name in lora.lora_A:
             terms = _with_adapter(terms, lora, name, hidden)
     return terms
+
+
+def _linear_terms(linear: Any) -> HeadTerms:
+    # Whole, where FSDP2 or ZeRO-3 spreads them: what was cast or added before would not be.
+    bias = None if linear.bias is None else gather_sharded(linear.bias)
+    return HeadTerms(gather_sharded(linear.weight), bias)
 
 
 def _with_adapter(terms: HeadTerms, lora: Any, name: str, hidden: Tensor) -> HeadTerms:
@@ -125,10 +130,11 @@ def _with_adapter(terms: HeadTerms, lora: Any, name: str, hidden: Tensor) -> Hea
         )
     down, up = lora.lora_A[name], lora.lora_B[name]
     rows = down(lora.lora_dropout[name](hidden.to(down.weight.dtype))) * lora.scaling[name]
-    weight, bias = up.weight.to(terms.weight.dtype), terms.bias
+    added, bias = _linear_terms(up), terms.bias
+    weight = added.weight.to(terms.weight.dtype)
     if terms.low_rank is not None:
         rows = torch.cat([terms.low_rank.rows, rows], 1)
         weight = torch.cat([terms.low_rank.up, weight], 1)
-    if up.bias is not None:
-        bias = up.bias if bias is None else bias + up.bias
+    if added.bias is not None:
+        bias = added.bias if bias is None else bias + added.bias
     return HeadTerms(terms.weight, bias, LowRank(rows, weight))

@@ -107,7 +107,7 @@ def python_with_deepspeed(tmp_path_factory):
     base = ["pip", "install", "--quiet", "--python", found]
     for words in (
         ["venv", "--quiet", "--python", sys.executable, folder / "venv"],
-        [*base, "torch==2.13.0", "transformers", "setuptools", "wheel", CASES.parents[2]],
+        [*base, "torch==2.13.0", "peft", "transformers", "setuptools", "wheel", CASES.parents[2]],
         [*base, "--no-build-isolation", "deepspeed==0.19.8"],
     ):
         run = run_uv(words)

@@ -113,13 +113,10 @@ def whole(frozen: bool) -> tuple[list[float], list[torch.Tensor]]:
     return losses(model, model, plain, backward), [each.detach() for each in model.parameters()]
 
 
-def check_a_model_under_the_patch(tied: bool) -> None:
-    """A transformers model whose head is scored within its own forward pass."""
-    import deepspeed
-    from deepspeed.utils import safe_get_full_grad
+def language_model(kind: str) -> nn.Module:
+    """Return a random model with a head of its own, a tied one, or a LoRA on its head."""
+    from peft import LoraConfig, get_peft_model
     from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    from grpoenv_runtime.scored_forward import HeadRequest, score_labels
 
     config = Qwen2Config(
         vocab_size=61,
@@ -128,27 +125,40 @@ def check_a_model_under_the_patch(tied: bool) -> None:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
-        tie_word_embeddings=tied,
+        tie_word_embeddings=kind == "tied",
     )
-    models = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        models.append(Qwen2ForCausalLM(config).float())
-    model, other = models
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(config).float()
+    if kind != "lora":
+        return model
+    lora = LoraConfig(r=4, target_modules=["lm_head", "q_proj"], init_lora_weights=False)
+    return get_peft_model(model, lora)
+
+
+def check_a_model_under_the_patch(kind: str) -> None:
+    """A transformers model whose head is scored within its own forward pass."""
+    import deepspeed
+    from deepspeed.utils import safe_get_full_grad
+
+    from grpoenv_runtime.scored_forward import HeadRequest, causal_model, score_labels
+
+    model, other = language_model(kind), language_model(kind)
+    trained = [each for each in model.parameters() if each.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.1)
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=CONFIG, dist_init_required=False
     )
     torch.manual_seed(5 + dist.get_rank())
     ids = torch.randint(3, 61, (2, 7))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    scores, _ = score_labels(engine, model, inputs, HeadRequest(4, 0.9, True, False))
+    scores, _ = score_labels(engine, causal_model(model), inputs, HeadRequest(4, 0.9, True, False))
     logits = other(**inputs).logits[:, -5:-1] / 0.9
     logps = torch.log_softmax(logits, -1).gather(-1, ids[:, -4:, None])[..., 0]
     torch.testing.assert_close(scores.logps[:, -5:-1], logps)
     engine.backward(-scores.logps.sum())
     (-logps.sum()).backward()
-    for mine, expected in zip(model.parameters(), other.parameters(), strict=True):
+    theirs = [each for each in other.parameters() if each.requires_grad]
+    for mine, expected in zip(trained, theirs, strict=True):
         dist.all_reduce(expected.grad)
         average = expected.grad / dist.get_world_size()
         torch.testing.assert_close(safe_get_full_grad(mine), average, rtol=1e-4, atol=1e-5)
@@ -164,8 +174,8 @@ def main(rank: int, world: int, store: str) -> None:
         for frozen in (False, True):
             for found, expected in zip(partitioned(call, frozen), whole(frozen), strict=True):
                 near(found, expected)
-    for tied in (False, True):
-        check_a_model_under_the_patch(tied)
+    for kind in ("own head", "tied", "lora"):
+        check_a_model_under_the_patch(kind)
     dist.barrier()
     dist.destroy_process_group()
 
