@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
@@ -237,6 +237,8 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no part is named {', '.join(sorted(unknown))}")
+    if unknown := set(options.only or ()) - {step.name for step in steps(GPU)}:
+        parser.error(f"no step is named {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a step ends with this
     scale, out = GPU if options.device == "cuda" else TINY, options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -254,7 +256,7 @@ def run_all(chosen: list[Step], scale: Scale, out: Path) -> int:
     log = json.loads(path.read_text()) if path.exists() else {}
     for step in chosen:
         print(f"{step.part}/{step.name}, at most {scale.patience * step.timeout_s} s …", flush=True)
-        log[step.name] = run(replace(step), scale, out)
+        log[step.name] = run(step, scale, out)
         path.write_text(json.dumps(log, indent=1) + "\n")
         entry = log[step.name]
         print(f"  {entry['outcome']} {entry.get('reason', '')} {entry.get('seconds', 0)} s")

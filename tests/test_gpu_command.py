@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -32,14 +33,14 @@ def step(name: str, program: str, timeout_s: int = 60, **options: str):
 @pytest.fixture
 def once(monkeypatch):
     """Sizes of a CPU, and time limits as they are written."""
-    return gpu.replace(gpu.TINY, patience=1)
+    return replace(gpu.TINY, patience=1)
 
 
 def test_a_step_that_fails_is_recorded_and_the_others_go_on(tmp_path, capsys, once):
     steps = [
         step("bad", "print('so it ends'); raise SystemExit(3)"),
-        gpu.replace(step("lacking", ""), needs="no_such_module"),
-        gpu.replace(step("missing", ""), command=("no-such-command",)),
+        replace(step("lacking", ""), needs="no_such_module"),
+        replace(step("missing", ""), command=("no-such-command",)),
         step("good", "print('{\"a\": 1}')", writes="good.json"),
     ]
     assert gpu.run_all(steps, once, tmp_path) == 1
