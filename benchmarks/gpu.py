@@ -68,7 +68,7 @@ class Scale:
     long: tuple[str, ...]
     narrow: tuple[str, ...]
     training: tuple[str, ...]
-    stack: str = "trl-1.16"
+    level: str
 
 
 GPU = Scale(
@@ -82,6 +82,7 @@ GPU = Scale(
     ("16384x2048x151936", "16384x1536x151936"),
     ("--steps=20", "--hidden=1024", "--layers=4", "--vocabulary=151936", "--completion=128",
      "--batch=32"),
+    "gpu",
 )  # fmt: skip
 
 TINY = Scale(
@@ -94,6 +95,7 @@ TINY = Scale(
     ("512x64x1000",),
     ("256x32x1000",),
     ("--steps=2", "--hidden=64", "--layers=1", "--vocabulary=300", "--completion=8", "--batch=4"),
+    "linked",
 )
 
 
@@ -138,8 +140,8 @@ def steps(scale: Scale) -> list[Step]:
              writes="verify.json"),
         Step("probe", "evidence", 30, (PYTHON, "benchmarks/gpu_checks.py", "probe", scale.device),
              writes="probe.json"),
-        Step("matrix-test", "evidence", 370, (*grpoenv, "matrix", "test", scale.stack, "--json",
-             "--campaign", "{out}/campaign", "--time-limit", "330"), writes="matrix-test.json"),
+        Step("matrix-test", "evidence", 370, (*grpoenv, "matrix", "test", "trl-1.16", "--json",
+             "--level", scale.level, "--campaign", "{out}/campaign", "--time-limit", "330"), writes="matrix-test.json"),
     ]  # fmt: skip
 
 
