@@ -1,4 +1,4 @@
-"""Where the matrix, the locks and the verdicts on pairs lie: inside the wheel, or at the root of a checkout."""
+"""Where the data of grpoenv lie: inside the wheel, or at the root of a checkout."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ class DataPaths:
 
     matrix: Path
     locks: Path
+
+    @property
+    def releases(self) -> Path:
+        """The file of all releases (``grpoenv.releases``), beside the matrix."""
+        return self.matrix.with_name("compat-releases.jsonl")
 
 
 def data_paths() -> DataPaths:

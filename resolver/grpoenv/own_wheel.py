@@ -55,6 +55,8 @@ def _package_files() -> Iterator[tuple[str, bytes]]:
     data = data_paths()
     yield "grpoenv/data/compat-matrix.toml", data.matrix.read_bytes()
     yield "grpoenv/data/pairs.json", pairs_path().read_bytes()
+    if data.releases.is_file():
+        yield "grpoenv/data/compat-releases.jsonl", data.releases.read_bytes()
     for file in sorted(data.locks.rglob("*.txt")):
         name = f"grpoenv/data/lockfiles/{file.relative_to(data.locks).as_posix()}"
         yield name, file.read_bytes()
