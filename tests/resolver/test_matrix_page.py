@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from packaging.utils import NormalizedName
 
 from depot import Depot
 from grpoenv._data import data_paths, pairs_path
@@ -18,6 +19,7 @@ from grpoenv.matrix_file import load_matrix
 from grpoenv.matrix_page import page_text
 from grpoenv.matrix_page.content import page_content
 from grpoenv.pair_verdicts import read_classification
+from grpoenv.releases import Outcome, Release
 from grpoenv.report_matrix import matrix_json
 
 VOID = {"meta", "input", "link", "br"}
@@ -118,6 +120,17 @@ def test_the_page_tells_which_pairs_the_declared_ranges_admit(page: Page) -> Non
     assert isinstance(pairs, dict)
     admitted = sum(count for row in pairs["admitted"] for value, count in row if value)
     assert admitted == 19_766  # as `benchmarks/pairs.py summary` counts them
+
+
+def test_a_time_line_has_the_outcomes_of_each_release_in_its_place(depot: Depot) -> None:
+    depot.stack("trl-1.0", [depot.wheel("trl", "1.10")])
+    today = Outcome("2026-11-26", {"trl": "1.2"}, "import", "ImportError", "torch.x", "trl 1.2")
+    scanned = [Release(NormalizedName("trl"), "1.2", "2026-01-02", False, None, (), today)]
+    content = page_content(depot.matrix(), None, scanned)
+    (line,) = content["timelines"]
+    assert (line["package"], line["releases"]) == ("trl", ["1.2", "1.10"])
+    assert line["history"][0]["today"]["symbol"] == "torch.x"
+    assert line["history"][1] is None
 
 
 @pytest.mark.parametrize(

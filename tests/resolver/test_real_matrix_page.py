@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from packaging.utils import NormalizedName
 
 from browser import CHROMIUM, SHIFT, Tab, browser
 from grpoenv._data import data_paths, pairs_path
@@ -15,6 +16,7 @@ from grpoenv.matrix_file import load_matrix
 from grpoenv.matrix_page import page_text
 from grpoenv.matrix_page.content import page_content
 from grpoenv.pair_verdicts import read_classification
+from grpoenv.releases import Outcome, Release
 
 pytestmark = [
     pytest.mark.real,
@@ -44,8 +46,9 @@ def tab(started: Tab, folder: Path) -> Iterator[Tab]:
     assert started.complaints == []
 
 
-def show(tab: Tab, path: Path, matrix: Matrix) -> None:
-    path.write_text(page_text(page_content(matrix, read_classification(pairs_path()))), "utf-8")
+def show(tab: Tab, path: Path, matrix: Matrix, scanned: Sequence[Release] = ()) -> None:
+    content = page_content(matrix, read_classification(pairs_path()), scanned)
+    path.write_text(page_text(content), "utf-8")
     tab.call("Emulation.setEmulatedMedia", features=[scheme("light")])
     tab.open("about:blank")
     tab.requests.clear()
@@ -179,6 +182,30 @@ def test_keys_walk_along_a_time_line_and_tell_what_broke(tab: Tab) -> None:
     assert "ImportError: unsloth.DEVICE_TYPE" in shown(tab, "release")
     tab.press("ArrowRight")
     assert "unsloth 2025.2.3\n" in shown(tab, "release")
+
+
+def test_a_time_line_tells_what_a_release_gave_on_its_day_and_gives_today(
+    started: Tab, folder: Path
+) -> None:
+    day = Outcome("2025-02-03", {"trl": "0.14.0"}, "linked")
+    today = Outcome("2026-11-26", {}, "import", "ImportError", "torch.x", "unsloth 2025.2.2", "a:1")
+    scanned = Release(NormalizedName("unsloth"), "2025.2.2", "2025-02-03", True, day, (), today)
+    show(started, folder / "scanned.html", load_matrix(data_paths().matrix), [scanned])
+    go(started, "#timelines")
+    started.run("document.querySelector('#lines svg').focus()")
+    started.press("Home")
+    assert shown(started, "release").split("\n")[:7] == [
+        "unsloth 2025.2.2",
+        "uploaded",
+        "2025-02-03, yanked",
+        "as of its day, 2025-02-03",
+        "linked: nothing is missing; with trl 0.14.0",
+        "today, 2026-11-26",
+        "importing fails: ImportError: torch.x (unsloth 2025.2.2, a:1)",
+    ]
+    search(started, "torch.x")
+    assert counts(started)[2] == "1"
+    assert started.complaints == []
 
 
 def test_the_theme_is_the_systems_until_another_is_asked_for(tab: Tab) -> None:

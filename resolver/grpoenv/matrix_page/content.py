@@ -7,7 +7,9 @@
     stacks     the rows of the matrix, as "matrix show --json" prints them
     breaks     the same
     timelines  for each main package its known releases, oldest first, and which of them are part of
-               a break: {package, releases, breaks}; breaks as [place in breaks, runs of 0 or 1]
+               a break: {package, releases, history, breaks}; history has {uploaded, yanked, day,
+               tried, today} of each (grpoenv.releases), null where it was not scanned, and breaks
+               [place in breaks, runs of 0 or 1]
     pairs      the verdict on every pair of unsloth and unsloth_zoo, null where it is not at hand:
                date      the day on which the releases were read
                unsloth   {version, needs, extras} of each release, oldest first; as zoos
@@ -30,15 +32,19 @@ from packaging.version import Version
 
 from grpoenv import __version__
 from grpoenv.matrix import MAIN_PACKAGES, Level, Matrix
-from grpoenv.pair_verdicts import Classification, Release
+from grpoenv.pair_verdicts import Classification
+from grpoenv.pair_verdicts import Release as PairedRelease
+from grpoenv.releases import Release
 from grpoenv.report_matrix import matrix_json
 
 __all__ = ["page_content"]
 
 
-def page_content(matrix: Matrix, pairs: Classification | None) -> dict[str, Any]:
+def page_content(
+    matrix: Matrix, pairs: Classification | None, scanned: Sequence[Release] = ()
+) -> dict[str, Any]:
     """Return all that the page shows."""
-    lines = [_timeline(name, matrix, pairs) for name in MAIN_PACKAGES]
+    lines = [_timeline(name, matrix, pairs, scanned) for name in MAIN_PACKAGES]
     return {
         "grpoenv": __version__,
         "levels": [str(level) for level in Level],
@@ -48,18 +54,40 @@ def page_content(matrix: Matrix, pairs: Classification | None) -> dict[str, Any]
     }
 
 
-def _timeline(name: NormalizedName, matrix: Matrix, pairs: Classification | None) -> dict[str, Any]:
+def _timeline(
+    name: NormalizedName,
+    matrix: Matrix,
+    pairs: Classification | None,
+    scanned: Sequence[Release],
+) -> dict[str, Any]:
+    history = {Version(row.version): _history(row) for row in scanned if row.package == name}
     known = {stack.versions[name] for stack in matrix.stacks if name in stack.versions}
+    known |= set(history)
     if pairs is not None:
         classified = {"unsloth": pairs.unsloth, "unsloth-zoo": pairs.zoos}.get(name, ())
         known |= {Version(release.version) for release in classified}
-    releases = sorted(known)
+    ordered = sorted(known)
     breaks = [
-        [place, _runs([int(row.when[name].contains(one, prereleases=True)) for one in releases])]
+        [place, _runs([int(row.when[name].contains(one, prereleases=True)) for one in ordered])]
         for place, row in enumerate(matrix.breaks)
         if name in row.when
     ]
-    return {"package": name, "releases": [str(one) for one in releases], "breaks": breaks}
+    return {
+        "package": name,
+        "releases": [str(one) for one in ordered],
+        "history": [history.get(one) for one in ordered],
+        "breaks": breaks,
+    }
+
+
+def _history(row: Release) -> dict[str, Any]:
+    return {
+        "uploaded": row.uploaded,
+        "yanked": row.yanked,
+        "day": row.day and asdict(row.day),
+        "tried": [asdict(outcome) for outcome in row.tried],
+        "today": row.today and asdict(row.today),
+    }
 
 
 def _pairs(pairs: Classification) -> dict[str, Any]:
@@ -76,7 +104,7 @@ def _pairs(pairs: Classification) -> dict[str, Any]:
     }
 
 
-def _admitted(unsloth: Release, zoos: Sequence[Release]) -> list[int]:
+def _admitted(unsloth: PairedRelease, zoos: Sequence[PairedRelease]) -> list[int]:
     return [int(unsloth.admits(zoo.version) and zoo.admits(unsloth.version)) for zoo in zoos]
 
 

@@ -4,9 +4,16 @@ const KINDS = {
   works: "neither lacks what importing the other takes",
   zoo: "import fails: the zoo lacks what unsloth takes",
   unsloth: "import fails: unsloth lacks what the zoo takes",
+  run: "imports, and the default GRPO run fails",
+  may: "imports; whether the default GRPO run fails, depends on other packages",
 };
 
-const kindOf = (verdict) => (verdict === null ? "works" : verdict.lacks === "unsloth" ? "unsloth" : "zoo");
+/** Only a verdict on the default run says whether it is certain. */
+function kindOf(verdict) {
+  if (verdict === null) return "works";
+  if (verdict.certain !== undefined) return verdict.certain ? "run" : "may";
+  return verdict.lacks === "unsloth" ? "unsloth" : "zoo";
+}
 
 /** The verdicts on all pairs, by the places of their releases. */
 class Pairs {

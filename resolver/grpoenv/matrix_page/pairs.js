@@ -31,7 +31,7 @@ class PairView {
     }
     const wantsKind = (group) => (pair) => pair.kind === group.kind;
     const wantsFailure = (group) => (pair) => pair.verdict !== null && failure(pair.verdict) === group.label;
-    find("legend").replaceChildren(...[...kinds.values()].map((group) => this.picker(group, wantsKind(group), group.label)));
+    find("legend").replaceChildren(...[...kinds.values()].filter((group) => group.all).map((group) => this.picker(group, wantsKind(group), group.label)));
     const ordered = [...failures.values()].sort((one, other) => other.all - one.all);
     find("reasons").replaceChildren(...ordered.map((group) => this.picker(group, wantsFailure(group), code(group.label))));
   }
@@ -99,8 +99,8 @@ const failure = (verdict) => `${verdict.exception}: ${verdict.name}`;
 
 function pairTerms({ unsloth, zoo, verdict, kind, admitted }) {
   return terms([
-    ["import", KINDS[kind]],
-    ...(verdict ? [["first failure", code(failure(verdict))], ["taken at", code(verdict.at)]] : []),
+    ["verdict", KINDS[kind]],
+    ...(verdict ? [["first failure", code(failure(verdict))], ["why", verdict.why], ["taken at", code(verdict.at)]] : []),
     ["declared", `${rangeText("unsloth", unsloth, "unsloth_zoo")}; ${rangeText("the zoo", zoo, "unsloth")}: ${admitted ? "admitted" : "not admitted"}`],
     ["look again", code(`grpoenv check unsloth==${unsloth.version} unsloth_zoo==${zoo.version} --no-deps`)],
   ]);

@@ -109,12 +109,14 @@ def _html(options: argparse.Namespace) -> int:
     from grpoenv.matrix_page import page_text
     from grpoenv.matrix_page.content import page_content
     from grpoenv.pair_verdicts import read_classification
+    from grpoenv.releases import read_releases
 
-    matrix, _ = read_matrix(options)
+    matrix, data = read_matrix(options)
     pairs = read_classification(options.pairs or pairs_path())
+    scanned = read_releases(data.releases).rows if data.releases.is_file() else ()
     path: Path = options.output
     try:
-        path.write_text(page_text(page_content(matrix, pairs)), encoding="utf-8")
+        path.write_text(page_text(page_content(matrix, pairs, scanned)), encoding="utf-8")
     except OSError as error:
         raise OperationError(f"{path} cannot be written: {error.strerror}") from error
     if options.json:
