@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grpoenv.matrix import Break, Evidence, Level, Matrix, Observation, Stack, Target
+from grpoenv.matrix import WINDOWS, Break, Evidence, Level, Matrix, Observation, Stack, Target
 
-__all__ = ["matrix_json", "platform_text", "print_matrix"]
+__all__ = ["matrix_json", "print_matrix"]
 
 _LEVEL_STYLES = {
     Level.RESOLVED: "dim",
@@ -25,7 +25,7 @@ _LEVEL_STYLES = {
 _COLUMNS = tuple(map(NormalizedName, ["unsloth", "unsloth-zoo", "trl", "torch", "transformers"]))
 _UNBOUNDED = 10_000
 """A width that no row has: what is not a terminal gets whole rows, for grep."""
-_USUAL_PLATFORM = "x86_64-manylinux"
+_USUAL_MACHINE = "x86_64"
 
 
 def print_matrix(matrix: Matrix, stream: TextIO) -> None:
@@ -74,19 +74,25 @@ def _levels(stack: Stack) -> Text:
     ordered = sorted(stack.targets, key=lambda target: -target.level)
     parts = list[Text]()
     for level, targets in groupby(ordered, key=lambda target: target.level):
-        names = ", ".join(map(_target_name, targets))
+        names = " and ".join(_target_names(targets))
         parts.append(Text.assemble((f"{level} {names}", _LEVEL_STYLES[level])))
     return Text("; ").join(parts)
 
 
-def _target_name(target: Target) -> str:
-    platform = platform_text(target.platform)
-    return f"{target.python} {platform}" if platform else target.python
+def _target_names(targets: Iterable[Target]) -> list[str]:
+    """Return the pythons of each platform, "aarch64 3.11, 3.12"; the usual platform goes unnamed."""
+    platforms = dict[str, list[str]]()
+    for target in targets:
+        platforms.setdefault(_platform_text(target.platform), []).append(target.python)
+    return [f"{name} {', '.join(pythons)}".strip() for name, pythons in platforms.items()]
 
 
-def platform_text(platform: str) -> str:
+def _platform_text(platform: str) -> str:
     """Return what distinguishes a target's platform, nothing for the usual Linux on x86_64."""
-    return "" if platform.startswith(_USUAL_PLATFORM) else platform.partition("-manylinux")[0]
+    if platform == WINDOWS:
+        return "Windows"
+    machine = platform.partition("-")[0]
+    return "" if machine == _USUAL_MACHINE else machine
 
 
 def _break_table(breaks: Iterable[Break]) -> Table:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
 from depot import Depot
 from grpoenv.cli import main
-from grpoenv.matrix import Matrix
+from grpoenv.matrix import WINDOWS, Matrix
 from grpoenv.report_matrix import print_matrix
 
 BREAK = """
@@ -138,6 +139,20 @@ def test_rows_are_whole_lines_where_there_is_no_terminal(
     ]
     assert lines[-1] == "3 stacks, 2 breaks"
     assert [line for line in lines if line != line.rstrip()] == []
+
+
+def test_targets_of_other_platforms_are_named_by_platform(filled: Depot) -> None:
+    matrix = filled.matrix()
+    (target,) = matrix.stacks[1].targets
+    platforms = ["x86_64-manylinux_2_28", "aarch64-manylinux_2_28", WINDOWS]
+    targets = [
+        replace(target, platform=platform, python=python)
+        for platform in platforms
+        for python in ("3.11", "3.12")
+    ]
+    stacks = (matrix.stacks[0], replace(matrix.stacks[1], targets=tuple(targets)))
+    line = text(replace(matrix, stacks=stacks), io.StringIO()).splitlines()[2]
+    assert "imported 3.11, 3.12 and aarch64 3.11, 3.12 and Windows 3.11, 3.12 " in line
 
 
 def test_one_stack_alone_is_shown_with_its_evidence(

@@ -67,7 +67,7 @@ class StackTable {
 
   sort(rows) {
     const { column, descending } = this.sorted;
-    const key = column.key ?? ((row) => pythonsAt(row.stack, column.level).length);
+    const key = column.key ?? ((row) => reached(row.stack, column.level).length);
     const compare = column.key ? natural : (one, other) => one - other;
     rows.sort((one, other) => (descending ? -1 : 1) * compare(key(one), key(other)));
   }
@@ -85,7 +85,7 @@ class StackTable {
     return element("tr", {},
       element("th", { scope: "row", title: stack.summary }, opener),
       element("td", {}, stack.as_of),
-      ...this.levels.map((level) => element("td", {}, ...pythonsAt(stack, level).map((name) => chip(name, level)), ...pythonsFailing(stack, level).map((name) => chip(name, "failed")))),
+      ...this.levels.map((level) => element("td", { class: "reached" }, ...chips(reached(stack, level), level), ...chips(missed(stack, level), "failed"))),
       ...SHOWN.map((name) => element("td", { class: "version" }, stack.versions[name] ?? "")));
   }
 
@@ -105,20 +105,32 @@ class StackTable {
 
 const chip = (text, level) => element("span", { class: `chip ${level}` }, text);
 
-/** "3.12", and the platform where it is not the usual Linux on x86_64. */
-function targetName(target) {
-  const usual = target.platform.startsWith("x86_64-manylinux");
-  return usual ? target.python : `${target.python} ${target.platform.split("-manylinux")[0]}`;
+/** What distinguishes a platform, nothing for the usual Linux on x86_64. */
+function platformName(target) {
+  if (target.platform.includes("windows")) return "Windows";
+  const machine = target.platform.split("-")[0];
+  return machine === "x86_64" ? "" : machine;
 }
 
-function pythonsAt(stack, level) {
-  return stack.targets.filter((target) => target.evidence.some((row) => row.level === level)).map(targetName);
+const targetName = (target) => `${target.python} ${platformName(target)}`.trim();
+
+/** Labels for targets: one for each Python of the usual platform, one for each other platform. */
+function targetNames(targets) {
+  const others = new Map();
+  for (const target of targets) {
+    const name = platformName(target);
+    if (name) others.set(name, [...(others.get(name) ?? []), target.python]);
+  }
+  const usual = targets.filter((target) => !platformName(target)).map((target) => target.python);
+  return [...usual, ...[...others].map(([name, pythons]) => `${name} ${pythons.join(" ")}`)];
 }
+
+const chips = (targets, look) => targetNames(targets).map((name) => chip(name, look));
+
+const reached = (stack, level) => stack.targets.filter((target) => target.evidence.some((row) => row.level === level));
 
 /** The targets that were run for a level and did not reach it. */
-function pythonsFailing(stack, level) {
-  return stack.targets.filter((target) => target.failures.some((row) => row.level === level)).map(targetName);
-}
+const missed = (stack, level) => stack.targets.filter((target) => target.failures.some((row) => row.level === level));
 
 function stackText(stack) {
   const { id, runtime, summary, image, as_of: day, requires, versions, additions, targets } = stack;
@@ -149,6 +161,6 @@ function run(row) {
   const took = [row.seconds ? `${row.seconds} s` : "", row.memory_mib ? `${thousands(row.memory_mib)} MiB` : ""].filter(Boolean).join(", ");
   return [
     chip(failed ? `not ${row.level}` : row.level, failed ? "failed" : row.level), ` ${row.date}, grpoenv ${row.grpoenv}, ${row.machine}: `, code(row.command),
-    took ? ` in ${took}` : "", row.note ? ` (${row.note})` : "", failed ? ` ${row.step}: ` : "", failed ? code(row.error) : "",
+    took ? ` in ${took}` : "", row.note ? ` (${row.note})` : "", failed ? `; ${row.step} fails: ` : "", failed ? code(row.error) : "",
   ];
 }
