@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,10 @@ def trl(batch: Batch) -> Loss:
 
 def unsloth(batch: Batch) -> Loss:
     """The fused head and loss that unsloth's GRPO trainer uses."""
+    # As unsloth's own import sets it; without a GPU the zoo is told so.
+    os.environ.setdefault("UNSLOTH_IS_PRESENT", "1")
+    if not batch.ids.is_cuda:
+        os.environ.setdefault("UNSLOTH_ZOO_DISABLE_GPU_INIT", "1")
     from unsloth_zoo import rl_replacements as replacements
 
     options: dict[str, Any] = {
