@@ -27,6 +27,7 @@ from grpoenv.verbs.matrix import add_matrix
 from grpoenv.verbs.probe import add_probe
 from grpoenv.verbs.update import add_update
 from grpoenv.verbs.verify import add_verify
+from grpoenv.visible import visible
 
 __all__ = ["main"]
 
@@ -80,9 +81,9 @@ def _report_error(options: argparse.Namespace, error: GrpoenvError, code: int) -
     if options.json:
         print_json(options, code, error={"message": error.message, "remedy": error.remedy})
         return
-    print(f"grpoenv: {error.message}", file=sys.stderr)
+    print(f"grpoenv: {visible(error.message)}", file=sys.stderr)
     if error.remedy:
-        print(f"what to do: {error.remedy}", file=sys.stderr)
+        print(f"what to do: {visible(error.remedy)}", file=sys.stderr)
 
 
 def _show_notice(check: BackgroundCheck) -> None:

@@ -72,6 +72,8 @@ class Distribution:
                 return [row for row in csv.reader(file) if row]
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except csv.Error as error:
+            raise ValueError(f"{self.info / 'RECORD'}: {error}") from error
 
     @property
     def _base(self) -> str:

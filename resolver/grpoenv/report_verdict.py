@@ -41,7 +41,9 @@ def _rows(finding: Finding) -> list[str]:
         rows.append(("evidence", finding.evidence))
     if finding.severity is Severity.WARNING and finding.remedy:
         rows.append(("remedy", finding.remedy))
-    return [f"{_INDENT}{head:{_WIDTH}}{text}" for head, text in rows]
+    # A text of several lines stays in its column: none of them may pass for a line of the verdict.
+    column = f"\n{_INDENT}{'':{_WIDTH}}"
+    return [f"{_INDENT}{head:{_WIDTH}}{text}".replace("\n", column) for head, text in rows]
 
 
 def remedies(verdict: Verdict) -> list[str]:

@@ -118,7 +118,7 @@ def judge(
         ]
     found.sort(key=lambda finding: _ORDER.index(finding.severity))
     stack = environment.stack.id if environment.stack else ""
-    return Verdict(tuple(found), stack, seconds)
+    return Verdict(tuple(finding.shown() for finding in found), stack, seconds)
 
 
 def _findings(check: Check, environment: Environment) -> Iterable[Finding]:

@@ -65,7 +65,7 @@ def test_the_table_puts_the_culprit_first_then_the_chain_the_evidence_and_the_re
         "  undetermined  no <driver> \x1b\n"
         "  evidence      NVML\n"
         "train.py:2\n"
-        "  problem       imports trl: 100% too early,\nreally\n"
+        "  problem       imports trl: 100% too early,\n                really\n"
         "  evidence      train.py:2\n"
         "xformers\n"
         "  warning       unused\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from grpoenv.linker.sources import InstalledTree, SourceTree
 from grpoenv.lockfile import Lock
 from grpoenv.matrix import MAIN_PACKAGES, Matrix, Stack
 from grpoenv.probe import Probe
+from grpoenv.visible import visible
 
 __all__ = ["MANAGED", "Check", "Environment", "Finding", "Severity", "Use"]
 
@@ -57,6 +58,17 @@ class Finding:
     chain: tuple[str, ...] = ()
     file: Path | None = None
     line: int = 0
+
+    def shown(self) -> Finding:
+        """Return the finding with nothing hidden in its texts, whatever files they come from."""
+        return replace(
+            self,
+            culprit=visible(self.culprit),
+            message=visible(self.message),
+            evidence=visible(self.evidence),
+            remedy=visible(self.remedy),
+            chain=tuple(map(visible, self.chain)),
+        )
 
 
 @dataclass(frozen=True)
