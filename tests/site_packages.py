@@ -41,6 +41,10 @@ class Site:
 
     def findings(self, check: str, gpu: Gpu = NO_GPU, use: Use | None = None) -> list[Finding]:
         """Return what the check of that name finds here."""
+        return self.findings_for(self.probe(gpu), check, use)
+
+    def findings_for(self, probe: Probe, check: str, use: Use | None = None) -> list[Finding]:
+        """Return what the check of that name finds here for ``probe``."""
         use = use or Use(variables={})
-        verdict = verify(self.probe(gpu), Matrix(Path("none")), data_paths(), use=use)
+        verdict = verify(probe, Matrix(Path("none")), data_paths(), use=use)
         return [finding for finding in verdict.findings if finding.check == check]

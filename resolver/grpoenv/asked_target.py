@@ -8,6 +8,7 @@ from pathlib import Path
 
 from grpoenv.errors import InputError
 from grpoenv.gpu import Answer, Gpu, GpuDevice
+from grpoenv.gpu_models import KNOWN_MODELS, capability_of
 from grpoenv.machine import probe_machine
 from grpoenv.probe import Interpreter, Probe, manylinux_tags, probe_from_freeze
 
@@ -18,19 +19,8 @@ UNASKED_GPU = Gpu(Answer.UNKNOWN, "none was named: --gpu, --driver")
 
 _PYTHON = re.compile(r"3\.\d{1,2}(\.\d{1,2})?")
 _PLATFORM = re.compile(r"(x86_64|aarch64)-manylinux_2_(\d{1,2})")
+_WINDOWS = "x86_64-windows"
 _CAPABILITY = re.compile(r"(\d{1,2})\.(\d)")
-_CAPABILITIES = {
-    "P100": (6, 0),
-    "V100": (7, 0),
-    "T4": (7, 5),
-    "A100": (8, 0),
-    "A10": (8, 6),
-    "L4": (8, 9),
-    "H100": (9, 0),
-    "H200": (9, 0),
-    "B200": (10, 0),
-}
-"""NVIDIA's list of compute capabilities, for the GPUs of hosted notebooks and rented machines."""
 _CUDA_OF_DRIVER = {
     450: (11, 0),
     455: (11, 1),
@@ -68,7 +58,7 @@ def asked_probe(
 ) -> Probe:
     """Return the probe of what a user asks about: an image's ``freeze``, or else this machine.
 
-    ``python_version`` and ``platform`` (as ``x86_64-manylinux_2_28``) and ``gpu`` go before what is
+    ``python_version``, ``platform`` (as ``x86_64-manylinux_2_28``, or ``x86_64-windows``) and ``gpu`` go before what is
     found there. Raises InputError where one of them cannot be understood.
     """
     if freeze is not None:
@@ -98,13 +88,13 @@ def parse_gpu(gpu: str, driver: str) -> Gpu | None:
 def _capability(gpu: str) -> tuple[int, int]:
     if match := _CAPABILITY.fullmatch(gpu):
         return int(match[1]), int(match[2])
-    try:
-        return _CAPABILITIES[gpu.upper()]
-    except KeyError:
+    known = capability_of(gpu)
+    if known is None:
         raise InputError(
             f"--gpu {gpu!r} is not known here",
-            remedy=f"give its compute capability, such as 8.6, or one of {', '.join(_CAPABILITIES)}",
-        ) from None
+            remedy=f"give its compute capability, such as 8.6, or one of {', '.join(KNOWN_MODELS)}",
+        )
+    return known
 
 
 def _cuda(driver: str) -> tuple[int, int]:
@@ -128,10 +118,19 @@ def _interpreter(interpreter: Interpreter, version: str) -> Interpreter:
 
 
 def _on_platform(probe: Probe, platform: str) -> Probe:
+    if platform == _WINDOWS:
+        return replace(
+            probe,
+            system="Windows",
+            machine="AMD64",
+            libc="",
+            platform_tags=("win_amd64",),
+            gpu=UNASKED_GPU,
+        )
     match = _PLATFORM.fullmatch(platform)
     if match is None:
         raise InputError(
-            f"--platform {platform!r} is not of the form x86_64-manylinux_2_28",
+            f"--platform {platform!r} is not of the form x86_64-manylinux_2_28, nor {_WINDOWS}",
             remedy="take the machine and the glibc of the target, such as aarch64-manylinux_2_35",
         )
     machine, libc = match[1], int(match[2])

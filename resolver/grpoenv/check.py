@@ -5,13 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 
 from grpoenv._data import DataPaths
-from grpoenv.checks import PLANNED_CHECKS, Check, Environment, Finding, Severity, driver
+from grpoenv.checks import (
+    PLANNED_CHECKS,
+    Check,
+    Environment,
+    Finding,
+    Severity,
+    Use,
+    capability,
+    driver,
+    script,
+)
 from grpoenv.errors import InputError
 from grpoenv.gpu import Answer
 from grpoenv.matrix import Matrix
@@ -33,11 +43,17 @@ class Checked:
 
 
 def check(
-    wanted: Wanted, probe: Probe, matrix: Matrix, data: DataPaths, *, program: str = "grpoenv"
+    wanted: Wanted,
+    probe: Probe,
+    matrix: Matrix,
+    data: DataPaths,
+    *,
+    program: str = "grpoenv",
+    use: Use | None = None,
 ) -> Checked:
     """Return the verdict on ``wanted`` for the machine, interpreter and image of ``probe``.
 
-    Nothing is installed. Raises InputError where uv does not understand what is wanted and
+    ``use`` is how the environment would be used. Nothing is installed. Raises InputError where uv does not understand what is wanted and
     UndeterminedError where the index cannot be asked.
     """
     packages = plan_packages(wanted, probe)
@@ -49,7 +65,8 @@ def check(
         environment, findings = planned_environment(
             packages, probe, matrix, client, complete=wanted.dependencies or bool(probe.packages)
         )
-        checks, unasked = _applicable(probe)
+        environment = replace(environment, use=use or Use())
+        checks, unasked = _applicable(environment)
         known = [*packages.findings, *findings, *unasked]
         verdict = judge(environment, data, program=program, checks=checks, known=known)
     return Checked(verdict, packages)
@@ -100,12 +117,15 @@ def _unsolved(wanted: Wanted, found: NoSolution) -> Finding:
     )
 
 
-def _applicable(probe: Probe) -> tuple[Sequence[Check], Sequence[Finding]]:
-    """Leave the question of the driver out where nobody has named one, and say so."""
-    if probe.gpu.answer is not Answer.UNKNOWN:
-        return PLANNED_CHECKS, ()
-    checks = tuple(check for check in PLANNED_CHECKS if check is not driver.CHECK)
-    note = Finding(
-        Severity.NOTE, "torch", f"not held against a driver: {probe.gpu.reason}", "", "driver"
-    )
-    return checks, (note,)
+def _applicable(environment: Environment) -> tuple[Sequence[Check], Sequence[Finding]]:
+    """Leave out what nobody has asked for; where nobody has named a driver, say so."""
+    left_out: list[Check] = []
+    notes: list[Finding] = []
+    if not environment.use.scripts:
+        left_out.append(script.CHECK)  # it would say that there is none
+    gpu = environment.probe.gpu
+    if gpu.answer is Answer.UNKNOWN:
+        left_out += [driver.CHECK, capability.CHECK]
+        reason = f"not held against a driver: {gpu.reason}"
+        notes.append(Finding(Severity.NOTE, "torch", reason, "", "driver"))
+    return tuple(check for check in PLANNED_CHECKS if check not in left_out), notes

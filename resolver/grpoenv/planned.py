@@ -7,19 +7,20 @@ the image's version, and of the packages that grpoenv manages the sources are re
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
 
-from packaging.markers import default_environment
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
 from grpoenv.checks import Environment, Finding, Severity
 from grpoenv.checks.interface import MANAGED
-from grpoenv.checks.linkage import LINKED
+from grpoenv.checks.linkage import LINKED, stack_consumers
+from grpoenv.checks.native import NATIVE
+from grpoenv.checks.requirements import marker_environment
 from grpoenv.distributions import Distribution
 from grpoenv.errors import UndeterminedError
 from grpoenv.matrix import Matrix
@@ -38,6 +39,8 @@ from grpoenv.wheels import (
 __all__ = ["PlannedDistribution", "PlannedPackages", "plan_packages", "planned_environment"]
 
 _CHECK = "resolution"
+_LOOKED_INTO = tuple(dict.fromkeys([*MANAGED, *sorted(LINKED), *NATIVE]))
+"""The packages of an image whose sources are read: those that the checks look into."""
 _CUDA_LIBRARY = re.compile(r"(nvidia|cuda)-")
 _TORCH = NormalizedName("torch")
 
@@ -102,7 +105,7 @@ def plan_packages(wanted: Wanted, probe: Probe) -> PlannedPackages | NoSolution:
         # The image's torch brought its CUDA libraries; those of the index's build stay away.
         wheels = {n: w for n, w in wheels.items() if n in image or not _CUDA_LIBRARY.match(n)}
     findings = [_no_wheel(row) for row in found.without_wheel]
-    rest = [name for name in MANAGED if name in image and name not in wheels]
+    rest = [name for name in _LOOKED_INTO if name in image and name not in wheels]
     for name, result in _image_wheels(rest, probe, wanted).items():
         if isinstance(result, WheelFile):
             wheels[name] = result
@@ -132,16 +135,18 @@ def planned_environment(
         for name, version in versions.items()
     }
     findings = [_unreadable(packages.wheels[name], error) for name, error in errors.items()]
+    environment = Environment(
+        probe=probe, installed=installed, matrix=matrix, planned=trees, complete=complete
+    )
     try:
-        fetch_sources(tree for name, tree in trees.items() if name in LINKED)
+        consumers = stack_consumers(environment)
+        fetch_sources(tree for name, tree in trees.items() if name in LINKED | consumers)
     except WheelError as error:
         findings.append(
             Finding(Severity.UNDETERMINED, "wheels", error.message, "the index", _CHECK)
         )
     store.trim()
-    return Environment(
-        probe=probe, installed=installed, matrix=matrix, planned=trees, complete=complete
-    ), tuple(findings)
+    return environment, tuple(findings)
 
 
 def _image_wheels(
@@ -190,7 +195,7 @@ def _declared(
     Where only ``known`` packages are looked at, the others are nobody's concern; and an image's
     ``own_build`` does not need the CUDA libraries of the index's.
     """
-    markers = _markers(probe)
+    markers = {**marker_environment(probe), "extra": ""}
     for text in HeaderParser().parsestr(metadata).get_all("Requires-Dist", []):
         try:
             requirement = Requirement(str(text))
@@ -204,16 +209,6 @@ def _declared(
         marker = requirement.marker
         if marker is None or "extra" in str(marker) or marker.evaluate(markers):
             yield str(text)
-
-
-def _markers(probe: Probe) -> Mapping[str, str]:
-    return {
-        **{key: str(value) for key, value in default_environment().items()},
-        "python_version": probe.interpreter.minor,
-        "python_full_version": probe.interpreter.version,
-        "platform_machine": probe.machine,
-        "extra": "",
-    }
 
 
 def _no_wheel(row: NoWheel) -> Finding:

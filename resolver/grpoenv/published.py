@@ -26,7 +26,7 @@ from grpoenv.strict_toml import load_values
 from grpoenv.uv import explain_failure, run_uv
 from grpoenv.wheels import WheelFile
 
-__all__ = ["NoSolution", "NoWheel", "Published", "Wanted", "find_published"]
+__all__ = ["NoSolution", "NoWheel", "Published", "Wanted", "find_published", "uv_platform"]
 
 _TIMEOUT_S = 120.0
 _LIMIT_BYTES = 64 * 1024 * 1024
@@ -114,7 +114,7 @@ def _arguments(wanted: Wanted, probe: Probe) -> list[str | Path]:
     arguments: list[str | Path] = ["pip", "compile", "--quiet", "--only-binary", ":all:"]
     arguments += ["--python", sys.executable, "--format", "pylock.toml"]
     arguments += ["--python-version", probe.interpreter.version]
-    if platform := _uv_platform(probe):
+    if platform := uv_platform(probe):
         arguments += ["--python-platform", platform]
     if not wanted.dependencies:
         arguments.append("--no-deps")
@@ -124,8 +124,10 @@ def _arguments(wanted: Wanted, probe: Probe) -> list[str | Path]:
     return arguments + (["-"] if wanted.requirements else [])
 
 
-def _uv_platform(probe: Probe) -> str:
+def uv_platform(probe: Probe) -> str:
     """Return uv's name for the platform, empty for that of the running interpreter."""
+    if "win_amd64" in probe.platform_tags:
+        return "x86_64-pc-windows-msvc"
     for tag in probe.platform_tags:
         if match := _LIBC.fullmatch(tag):
             known = next((libc for libc in _UV_LIBC if libc <= int(match[1])), _UV_LIBC[-1])

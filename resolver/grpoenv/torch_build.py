@@ -28,7 +28,7 @@ _CUDA = re.compile(
 )
 _HIP = re.compile(r"^(?:hip|rocm|xpu)(?:\s*:[^=]+)?\s*=\s*['\"]", re.MULTILINE)
 _FIRST_ALL_CXX11 = Version("2.7")
-_CMAKE = Path("torch", "share", "cmake", "Torch", "TorchConfig.cmake")
+_CMAKE = "torch/share/cmake/Torch/TorchConfig.cmake"
 _CMAKE_ABI = re.compile(r"_GLIBCXX_USE_CXX11_ABI=(?P<flag>[01])")
 _ARCHITECTURES = re.compile(rb"(?:(?:sm|compute)_\d+[af]? ?)+(?=\0)")
 
@@ -78,19 +78,20 @@ def torch_build(environment: Environment) -> TorchBuild | UnknownBuild:
     return TorchBuild(cuda, source, bool(_HIP.search(text)))
 
 
-def torch_abi(installed: Mapping[NormalizedName, Distribution]) -> bool | None:
+def torch_abi(environment: Environment) -> bool | None:
     """Return whether torch was compiled with the C++11 ABI, None if it does not say.
 
     All official builds are from 2.7 on; those before say it in their CMake configuration.
     """
-    if _TORCH not in installed:
+    if _TORCH not in environment.installed:
         return None
-    if installed[_TORCH].version >= _FIRST_ALL_CXX11:
+    if environment.installed[_TORCH].version >= _FIRST_ALL_CXX11:
         return True
-    site = installed[_TORCH].info.parent
+    if environment.is_own_build(_TORCH):
+        return None
     try:
-        text = (site / _CMAKE).read_text("utf-8", errors="replace")
-    except OSError:
+        text = environment.trees[_TORCH].read(_CMAKE).decode("utf-8", errors="replace")
+    except (OSError, KeyError):
         return None
     match = _CMAKE_ABI.search(text)
     return match["flag"] == "1" if match else None

@@ -290,3 +290,20 @@ def test_a_library_that_appears_where_it_was_looked_for_is_seen(
     assert "there is no" in finding.message
     shutil.copy(other, beside / other.name)
     assert stack.findings("native") == []
+
+
+@needs_compiler
+def test_a_glibc_that_is_too_old_is_told_by_the_probe(
+    stack: Site, compile_library: Callable[..., Path]
+) -> None:
+    lib = stack.folder / "torch" / "lib"
+    script = lib / "newer.map"
+    script.write_text("GLIBC_2.32 { global: newer; };\n")
+    options = (f"-Wl,--version-script={script}", "-Wl,-soname,libc.so.6", "-nostdlib")
+    compile_library(lib / "libnewer.so", "int newer(void) { return 0; }", *options)
+    wants = "int newer(void); int f() { return newer(); }"
+    link_xformers(stack, compile_library, wants, "-nostdlib", "-lnewer")
+    (lib / "libnewer.so").unlink()
+    assert stack.findings_for(stack.probe(libc="glibc 2.35"), "native") == []
+    (finding,) = stack.findings_for(stack.probe(libc="glibc 2.28"), "native")
+    assert "it needs GLIBC_2.32, and this is glibc 2.28;" in finding.message

@@ -125,6 +125,8 @@ def test_a_script_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
 TRL = {
     "trl/trainer/grpo_config.py": "class GRPOConfig(_BaseConfig):\n    beta: float = 0.0\n",
     "trl/trainer/base_config.py": "class _BaseConfig(TrainingArguments):\n    bf16: bool = 1\n",
+}
+TRANSFORMERS = {
     "transformers/training_args.py": (
         "class TrainingArguments:\n    max_steps: int = 0\n    x: ClassVar[int] = 0\n"
     ),
@@ -147,7 +149,7 @@ def test_the_keywords_of_the_config(
 ) -> None:
     path = tmp_path / "train.py"
     path.write_text(text)
-    site.put("trl", "1.16.0", files=TRL)
+    site.put("trl", "1.16.0", files=TRL).put("transformers", "5.0", files=TRANSFORMERS)
     seen = site.findings("script-config", use=Use(scripts=(path,)))
     assert [finding.severity.value for finding in seen] == ([found[0]] if found else [])
     assert all(found[1] in finding.message for finding in seen if found)
@@ -156,9 +158,7 @@ def test_the_keywords_of_the_config(
 def test_a_config_that_cannot_be_read_in_full_is_a_note(site: Site, tmp_path: Path) -> None:
     path = tmp_path / "train.py"
     path.write_text("GRPOConfig(x=1)")
-    files = dict(TRL)
-    del files["transformers/training_args.py"]
-    site.put("trl", "1.16.0", files=files)
+    site.put("trl", "1.16.0", files=TRL)
     (finding,) = site.findings("script-config", use=Use(scripts=(path,)))
     assert (finding.severity, finding.message) == (
         Severity.NOTE,

@@ -26,6 +26,9 @@ from grpoenv.checks import (
     requirements,
     script,
     script_config,
+    script_data,
+    script_names,
+    self_update,
     toolchain,
 )
 from grpoenv.checks.interface import Check, Environment, Finding, Severity, Use
@@ -47,7 +50,10 @@ CHECKS: tuple[Check, ...] = (
     toolchain.CHECK,
     compiled_cache.CHECK,
     script.CHECK,
+    script_names.CHECK,
     script_config.CHECK,
+    script_data.CHECK,
+    self_update.CHECK,
     offline.CHECK,
     hashes.CHECK,
     loading.CHECK,
@@ -60,7 +66,14 @@ CHECKS: tuple[Check, ...] = (
 PLANNED_CHECKS: tuple[Check, ...] = (
     breaks.CHECK,
     linkage.CHECK,
+    abi.CHECK,
     requirements.CHECK,
     driver.CHECK,
+    capability.CHECK,
+    script.CHECK,
+    script_names.CHECK,
+    script_config.CHECK,
+    script_data.CHECK,
+    self_update.CHECK,
 )
-"""Those that hold for an environment that does not exist yet: they need no installed file."""
+"""Those that hold for an environment that does not exist yet: sources and statements are enough."""

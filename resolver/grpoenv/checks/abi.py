@@ -21,6 +21,7 @@ from packaging.version import Version
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
 from grpoenv.checks.native import NATIVE, severity_of
 from grpoenv.distributions import Distribution
+from grpoenv.linker.sources import SourceTree
 from grpoenv.torch_build import TorchBuild, torch_abi, torch_build
 
 __all__ = ["CHECK", "TORCHCODEC", "BuiltFor", "built_for"]
@@ -65,12 +66,15 @@ class BuiltFor:
     abi: bool | None = None
 
 
-def built_for(distribution: Distribution) -> BuiltFor:
-    """Return what the files of ``distribution`` say of the torch and the CUDA it was built for."""
-    site, name = distribution.info.parent, distribution.name
+def built_for(distribution: Distribution, tree: SourceTree | None) -> BuiltFor:
+    """Return what ``distribution`` says of the torch and the CUDA it was built for.
+
+    ``tree`` has its files, None where only its version is known.
+    """
+    name = distribution.name
     if name == "xformers":
-        return _xformers(distribution, site / "xformers" / "cpp_lib.json")
-    text, source = _stated(distribution, site)
+        return _xformers(distribution, tree)
+    text, source = _stated(distribution, tree)
     cuda, torch = _CUDA.search(text), _TORCH_NAME.search(text)
     abi = _CXX_ABI.search(text)
     range_ = SpecifierSet(f"=={torch['major']}.{torch['minor']}.*") if torch else None
@@ -84,28 +88,39 @@ def built_for(distribution: Distribution) -> BuiltFor:
     )
 
 
-def _stated(distribution: Distribution, site: Path) -> tuple[str, str]:
+def _stated(distribution: Distribution, tree: SourceTree | None) -> tuple[str, str]:
     """Return the fullest version text of a package, and where it stands."""
     if distribution.version.local:
         return f"+{distribution.version.local}", str(distribution.info)
     address = _read(distribution.info / "direct_url.json")
     if _TORCH_NAME.search(address) or _CXX_ABI.search(address):
         return address.replace("%2B", "+"), str(distribution.info / "direct_url.json")
-    file = site / distribution.name.replace("-", "_") / "version.py"
-    match = _VERSION_FILE.search(_read(file))
-    return (match["version"], str(file)) if match else ("", str(distribution.info))
+    text, source = _text(tree, f"{distribution.name.replace('-', '_')}/version.py")
+    match = _VERSION_FILE.search(text)
+    return (match["version"], source) if match else ("", str(distribution.info))
 
 
-def _xformers(distribution: Distribution, file: Path) -> BuiltFor:
+def _text(tree: SourceTree | None, path: str) -> tuple[str, str]:
+    """Return the beginning of a file, empty where it cannot be read, and where it is."""
     try:
-        build = json.loads(_read(file))["version"]
+        if tree is not None:
+            return tree.read(path)[:_LIMIT_BYTES].decode("utf-8", "replace"), tree.locate(path)
+    except (OSError, KeyError):
+        pass
+    return "", path
+
+
+def _xformers(distribution: Distribution, tree: SourceTree | None) -> BuiltFor:
+    text, file = _text(tree, "xformers/cpp_lib.json")
+    try:
+        build = json.loads(text)["version"]
         torch, cuda = Version(build["torch"]), build["cuda"]
         exact = SpecifierSet(f"=={torch.public}")
         # From 0.0.34 on it declares torch >= 2.10 and keeps to torch's stable interface.
         stable = distribution.version >= Version("0.0.34")
-        return BuiltFor(str(file), None if stable else exact, cuda // 100 if cuda else None)
+        return BuiltFor(file, None if stable else exact, cuda // 100 if cuda else None)
     except (ValueError, KeyError, TypeError):
-        return BuiltFor(str(file))
+        return BuiltFor(file)
 
 
 def _torchcodec(version: Version) -> SpecifierSet | None:
@@ -131,7 +146,8 @@ def _read(path: Path) -> str:
 def _run(environment: Environment) -> Iterator[Finding]:
     accepted = set(environment.probe.tags())
     for name in environment.installed:
-        if environment.concerns(name) or name in NATIVE:
+        # of what is not installed uv has taken the wheel that fits
+        if environment.planned is None and (environment.concerns(name) or name in NATIVE):
             yield from _tags(environment, name, accepted)
     if _TORCH in environment.installed:
         for name in NATIVE:
@@ -161,7 +177,10 @@ def _tags(environment: Environment, name: NormalizedName, accepted: set[Tag]) ->
 
 
 def _torch(environment: Environment, name: NormalizedName) -> Iterator[Finding]:
-    states = built_for(environment.installed[name])
+    tree = environment.trees.get(name)
+    if environment.is_own_build(name):
+        tree = None  # the wheel that the index has of that version is another build
+    states = built_for(environment.installed[name], tree)
     if reason := _mismatch(environment, states):
         yield Finding(
             severity_of(environment, name),
@@ -183,7 +202,7 @@ def _mismatch(environment: Environment, states: BuiltFor) -> str:
         if build.cuda[0] != states.cuda:
             major, minor = build.cuda
             return f"CUDA {states.cuda}, and {label} for CUDA {major}.{minor}"
-    abi = torch_abi(environment.installed)
+    abi = torch_abi(environment)
     if None not in (states.abi, abi) and states.abi != abi:
         return (
             f"the {'new' if states.abi else 'old'} C++ ABI (cxx11abi"

@@ -104,6 +104,8 @@ def _architectures(
     build, torch = torch_build(environment), environment.label(_TORCH)
     if not isinstance(build, TorchBuild) or build.cuda is None:
         return  # ``driver`` says so
+    if environment.planned is not None:
+        return  # the library that says so has half a gigabyte, and is not fetched
     found = arch_list(environment.installed)
     if found is None:
         library = Path("torch", "lib", "libtorch_python.so")

@@ -24,6 +24,8 @@ def _run(environment: Environment) -> Iterator[Finding]:
         yield Finding(
             Severity.NOTE, torch, f"not held against a driver: {gpu.reason}", build.source
         )
+    elif gpu.answer is Answer.YES and isinstance(build, TorchBuild) and build.cuda is None:
+        yield from _without_cuda(torch, build, gpu.driver)
     elif gpu.answer is Answer.UNKNOWN or gpu.cuda is None:
         reason = gpu.reason if gpu.answer is Answer.UNKNOWN else "the driver names no CUDA version"
         yield Finding(Severity.UNDETERMINED, torch, f"no driver to compare: {reason}", "NVML")
@@ -33,17 +35,20 @@ def _run(environment: Environment) -> Iterator[Finding]:
         yield from _compare(torch, build, gpu.cuda, gpu.driver)
 
 
-def _compare(
-    torch: str, build: TorchBuild, admits: tuple[int, int], driver: str
-) -> Iterator[Finding]:
-    if build.cuda is None:
+def _without_cuda(torch: str, build: TorchBuild, driver: str) -> Iterator[Finding]:
+    if not build.other:
         yield Finding(
             Severity.PROBLEM,
             torch,
-            f"is a build without CUDA, and there is a GPU (driver {driver})",
+            "is a build without CUDA, and there is a GPU" + (f" (driver {driver})" * bool(driver)),
             build.source,
         )
-    elif build.cuda[0] > admits[0]:
+
+
+def _compare(
+    torch: str, build: TorchBuild, admits: tuple[int, int], driver: str
+) -> Iterator[Finding]:
+    if build.cuda is not None and build.cuda[0] > admits[0]:
         yield Finding(
             Severity.PROBLEM,
             torch,

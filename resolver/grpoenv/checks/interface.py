@@ -120,6 +120,10 @@ class Environment:
         """Tell whether ``name`` belongs to the stack, and not to something else installed here."""
         return name in MANAGED or (self.lock is not None and name in self.lock.pins)
 
+    def is_own_build(self, name: NormalizedName) -> bool:
+        """Tell whether an image that is only planned with has a build of its own of ``name``."""
+        return self.planned is not None and self.installed[name].version.local is not None
+
     def label(self, name: NormalizedName) -> str:
         """Return ``"name version"`` as installed."""
         return f"{name} {self.installed[name].version}" if name in self.installed else name

@@ -7,6 +7,7 @@ is kept in the user's cache until a RECORD or a source that was read changes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,16 +16,22 @@ from packaging.utils import NormalizedName, canonicalize_name
 from grpoenv.checks.interface import MANAGED, Check, Environment, Finding, Severity
 from grpoenv.checks.kept import Made, kept_findings, key_of
 from grpoenv.checks.requirements import declared_requirements, marker_environment
+from grpoenv.torch_build import TorchBuild, torch_build
 
 if TYPE_CHECKING:
-    from grpoenv.linker import Fault, Linkage
+    from grpoenv.linker import Fault, Linkage, Platform
 
-__all__ = ["CHECK", "LINKED"]
+__all__ = ["CHECK", "LINKED", "platform_of", "stack_consumers"]
 
 LINKED = frozenset(MANAGED) - {NormalizedName("numpy")} | {
     NormalizedName(name) for name in ("vllm", "xformers", "triton")
 }
 """numpy makes its names in C, so there is nothing to read."""
+
+_TRAINERS = frozenset(
+    NormalizedName(name) for name in ("unsloth", "unsloth-zoo", "trl", "transformers", "peft")
+)
+"""Who needs one of these takes names from it that come and go with its versions."""
 
 _OPTIONAL = frozenset(
     NormalizedName(name)
@@ -36,19 +43,47 @@ def _run(environment: Environment) -> Iterator[Finding]:
     names = [name for name in environment.trees if name in LINKED]
     if not names:
         return
+    consumers = stack_consumers(environment)
+    names += sorted(consumers)
     key = _key(environment, names)
-    yield from kept_findings("linkage", key, lambda: _link(environment, names))
+    yield from kept_findings("linkage", key, lambda: _link(environment, names, consumers))
 
 
-def _link(environment: Environment, names: Iterable[NormalizedName]) -> Made:
-    from grpoenv.linker import Platform, link
+def stack_consumers(environment: Environment) -> frozenset[NormalizedName]:
+    """Return the other packages that declare to need a trainer or an engine of the stack."""
+    declared = declared_requirements(environment.installed, marker_environment(environment.probe))
+    return frozenset(
+        name
+        for name, requirements in declared.items()
+        if name in environment.trees
+        and name not in LINKED
+        and any(canonicalize_name(one.name) in _TRAINERS for one in requirements)
+    )
 
-    interpreter, trees = environment.probe.interpreter, environment.trees
+
+def platform_of(environment: Environment) -> Platform:
+    """Return the platform as the linker takes it."""
+    from grpoenv.linker import Platform
+
+    probe, build = environment.probe, torch_build(environment)
+    return replace(
+        Platform.named(probe.interpreter.version, probe.system, probe.machine),
+        torch_without_cuda=isinstance(build, TorchBuild) and build.cuda is None,
+    )
+
+
+def _link(
+    environment: Environment,
+    names: Iterable[NormalizedName],
+    consumers: frozenset[NormalizedName],
+) -> Made:
+    from grpoenv.linker import link
+
+    trees = environment.trees
     linkage = link(
         [trees[name] for name in names],
-        platform=Platform.named(
-            interpreter.version, environment.probe.system, environment.probe.machine
-        ),
+        platform=platform_of(environment),
+        consumers=consumers,
         absent=(
             (frozenset(LINKED) | _OPTIONAL) - frozenset(environment.installed)
             if environment.complete
@@ -63,12 +98,14 @@ def _link(environment: Environment, names: Iterable[NormalizedName]) -> Made:
 def _findings(environment: Environment, linkage: Linkage) -> Iterator[Finding]:
     """Yield what is wrong, each thing once; what a declared range says already is left to that."""
     groups: dict[tuple[str, str, str, Severity], list[Fault]] = {}
-    markers = marker_environment(environment.probe.interpreter)
+    markers = marker_environment(environment.probe)
     declared = declared_requirements(environment.installed, markers)
     for fault in linkage.faults:
         consumer, what = fault.need.consumer.tree.name, _missing(environment, fault)
         stated = {canonicalize_name(requirement.name) for requirement in declared[consumer]}
-        if not fault.caught and canonicalize_name(what) not in stated:
+        # what a package lacks of its own where only an option leads is its own affair
+        own = fault.phase.value == "option" and fault.provider == consumer
+        if not fault.caught and not own and canonicalize_name(what) not in stated:
             key = (consumer, fault.exception, what or fault.need.what, _severity(fault))
             groups.setdefault(key, []).append(fault)
     for faults in groups.values():
@@ -128,7 +165,7 @@ def _key(environment: Environment, names: Iterable[NormalizedName]) -> str:
     here = Path(__file__)
     linker = here.parent.with_name("linker").glob("*.py")
     optional = sorted(_OPTIONAL & frozenset(environment.installed))
-    return key_of(environment, names, [here, *linker], optional)
+    return key_of(environment, names, [here, *linker], optional, torch_build(environment))
 
 
 CHECK = Check(

@@ -32,6 +32,8 @@ _FROM_DRIVER = ("libcuda.so.1", "libnvidia-ml.so.1")
 _LIBRARY_OF_TORCH = re.compile(r"lib(torch|c10)\w*\.so")
 _NEW_STRING = "St7__cxx1112basic_string"
 """What ``std::string`` is called in the C++11 ABI alone."""
+_GLIBC = re.compile(r"glibc (?P<version>[\d.]+)")
+_GLIBC_VERSION = re.compile(r"GLIBC_[\d.]+$")
 _SYSTEM = {"libc.so.6", "libm.so.6", "libstdc++.so.6"}
 _FFMPEG = re.compile(r"lib(avutil|avcodec|avformat|avdevice|avfilter|swscale|swresample)\.so")
 
@@ -117,10 +119,10 @@ def severity_of(environment: Environment, name: NormalizedName) -> Severity:
     unsloth = environment.installed.get(NormalizedName("unsloth"))
     if name == "torchcodec" and unsloth is not None:
         try:
-            text = (unsloth.info.parent / "unsloth" / "import_fixes.py").read_text("utf-8")
-        except (OSError, UnicodeError):
-            text = ""
-        if "torchcodec" not in text:
+            text = environment.trees[unsloth.name].read("unsloth/import_fixes.py")
+        except (OSError, KeyError):
+            text = b""
+        if b"torchcodec" not in text:
             return Severity.PROBLEM
     return NATIVE[name].severity
 
@@ -180,6 +182,7 @@ def _key(environment: Environment) -> str:
         [Path(__file__), *(grpoenv / name for name in read_by)],
         environment.probe.interpreter.executable,
         environment.probe.gpu.answer.value,
+        environment.probe.libc,
         environment.use.variables.get("LD_LIBRARY_PATH", ""),
         sorted(system_libraries().items()),
     )
@@ -276,7 +279,7 @@ def _system_versions(
             for soname in _SYSTEM & library.versions.keys():
                 found = search.find(soname, library)
                 wanted = library.versions[soname]
-                if found and (reason := _version_reason(wanted, found, search)):
+                if found and (reason := _version_reason(environment, wanted, found, search)):
                     yield Finding(
                         Severity.WARNING,
                         environment.label(name),
@@ -316,7 +319,8 @@ def _reason(
             continue
         if found.parent == path.parent and found.name not in search.loaded:
             siblings.append(found)
-        if reason := _version_reason(library.versions.get(soname), found, search):
+        wanted = library.versions.get(soname)
+        if reason := _version_reason(environment, wanted, found, search):
             return reason
     if symbols and (undefined := symbols.missing_in(path, siblings)):
         more = f" and {len(undefined) - 1} more" if len(undefined) > 1 else ""
@@ -327,7 +331,7 @@ def _reason(
 
 
 def _abi_hint(environment: Environment, undefined: list[str]) -> str:
-    if torch_abi(environment.installed) is False and any(_NEW_STRING in s for s in undefined):
+    if torch_abi(environment) is False and any(_NEW_STRING in s for s in undefined):
         return ", and was compiled with the new C++ ABI while torch has the old one"
     return ""
 
@@ -337,9 +341,14 @@ def _beside(path: Path, soname: str) -> Path | None:
     return path.parent / soname if (path.parent / soname).is_file() else None
 
 
-def _version_reason(wanted: frozenset[str] | None, found: Path, search: LibrarySearch) -> str:
+def _version_reason(
+    environment: Environment, wanted: frozenset[str] | None, found: Path, search: LibrarySearch
+) -> str:
+    """Return the version that ``found`` lacks, "" where it has all that are ``wanted`` of it."""
     if not wanted:
         return ""
+    if reason := _glibc_reason(environment, wanted):
+        return reason
     defined = search.read(found).defines
     missing = sorted(wanted - defined, key=_natural)
     if not defined or not missing:
@@ -347,6 +356,15 @@ def _version_reason(wanted: frozenset[str] | None, found: Path, search: LibraryS
     family = missing[-1].rpartition("_")[0]
     newest = max((name for name in defined if name.startswith(f"{family}_")), key=_natural)
     return f"it needs {missing[-1]}, and {found} goes up to {newest}"
+
+
+def _glibc_reason(environment: Environment, wanted: frozenset[str]) -> str:
+    """Return the glibc that is too old; the probe tells it, whatever machine this is."""
+    release = _GLIBC.fullmatch(environment.probe.libc)
+    newest = max(filter(_GLIBC_VERSION.match, wanted), key=_natural, default="")
+    if release is None or not newest or _natural(newest) <= _natural(release["version"]):
+        return ""
+    return f"it needs {newest}, and this is {environment.probe.libc}"
 
 
 def _natural(name: str) -> list[int]:

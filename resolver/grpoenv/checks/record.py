@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
+from grpoenv.checks.requirements import chains, declared_requirements, marker_environment
 from grpoenv.distributions import Distribution, leftovers
 
 __all__ = ["CHECK", "broken_files", "is_damaged"]
@@ -46,8 +47,10 @@ def is_damaged(distribution: Distribution) -> bool:
 
 def _run(environment: Environment) -> Iterator[Finding]:
     yield from _leftovers(environment)
+    markers = marker_environment(environment.probe)
+    needed = chains(environment, declared_requirements(environment.installed, markers))
     for name, distribution in environment.installed.items():
-        if not environment.concerns(name):
+        if name not in needed:
             continue
         wrong, label = broken_files(distribution), environment.label(name)
         if wrong is None:
@@ -81,7 +84,7 @@ def _leftovers(environment: Environment) -> Iterator[Finding]:
 
 CHECK = Check(
     "files",
-    "every file of every package of the stack is there, whole",
+    "every file of the stack, and of what it needs, is there, whole",
     _run,
     evidence="the paths and sizes in each package's RECORD",
     seconds=0.5,

@@ -16,9 +16,9 @@ from packaging.utils import NormalizedName, canonicalize_name
 
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
 from grpoenv.distributions import Distribution
-from grpoenv.probe import Interpreter
+from grpoenv.probe import Probe
 
-__all__ = ["CHECK", "declared_requirements", "marker_environment"]
+__all__ = ["CHECK", "chains", "declared_requirements", "marker_environment"]
 
 _NO_EXTRA = NormalizedName("")
 _ONLY_WITH_EXTRA = re.compile(
@@ -75,20 +75,23 @@ def _parsed(texts: Iterable[str], extras: frozenset[NormalizedName]) -> Iterator
             continue  # as pip and uv do with metadata from before the grammar was strict
 
 
-def marker_environment(interpreter: Interpreter) -> dict[str, str]:
-    """Return the values of the environment markers for ``interpreter`` on this machine."""
+def marker_environment(probe: Probe) -> dict[str, str]:
+    """Return the values of the environment markers for the interpreter and machine of ``probe``."""
+    windows = probe.system == "Windows"
     return {
         **{key: str(value) for key, value in default_environment().items()},
-        "python_version": interpreter.minor,
-        "python_full_version": interpreter.version,
+        "python_version": probe.interpreter.minor,
+        "python_full_version": probe.interpreter.version,
+        "platform_machine": probe.machine,
+        "platform_system": probe.system,
+        "sys_platform": "win32" if windows else probe.system.lower(),
+        "os_name": "nt" if windows else "posix",
     }
 
 
 def _run(environment: Environment) -> Iterator[Finding]:
-    declared = declared_requirements(
-        environment.installed, marker_environment(environment.probe.interpreter)
-    )
-    chains = _chains(environment, declared)
+    declared = declared_requirements(environment.installed, marker_environment(environment.probe))
+    led_to = chains(environment, declared)
     for name, needs in declared.items():
         missing = []
         for requirement in needs:
@@ -97,27 +100,27 @@ def _run(environment: Environment) -> Iterator[Finding]:
             if found is None:
                 missing.append(requirement)
             elif not requirement.specifier.contains(found, prereleases=True):
-                yield _conflict(environment, name, requirement, chains)
+                yield _conflict(environment, name, requirement, led_to)
         if missing:
-            yield _missing(environment, name, missing, chains)
+            yield _missing(environment, name, missing, led_to)
 
 
-def _chains(
+def chains(
     environment: Environment, declared: Mapping[NormalizedName, tuple[Requirement, ...]]
 ) -> dict[NormalizedName, tuple[NormalizedName, ...]]:
     """Return the shortest way from a package of the stack to each package that it leads to."""
-    chains: dict[NormalizedName, tuple[NormalizedName, ...]] = {
+    found: dict[NormalizedName, tuple[NormalizedName, ...]] = {
         name: (name,) for name in declared if environment.concerns(name)
     }
-    queue = deque(chains)
+    queue = deque(found)
     while queue:
         name = queue.popleft()
         for requirement in declared[name]:
             needed = canonicalize_name(requirement.name)
-            if needed in declared and needed not in chains:
-                chains[needed] = (*chains[name], needed)
+            if needed in declared and needed not in found:
+                found[needed] = (*found[name], needed)
                 queue.append(needed)
-    return chains
+    return found
 
 
 def _conflict(

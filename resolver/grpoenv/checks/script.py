@@ -19,7 +19,7 @@ from grpoenv.checks.interface import Check, Environment, Finding, Severity
 from grpoenv.errors import InputError
 from grpoenv.reading import read_text
 
-__all__ = ["CHECK", "Import", "imports_of", "read_script"]
+__all__ = ["CHECK", "Import", "cell_place", "imports_of", "read_script"]
 
 _LIMIT_BYTES = 16 * 1024 * 1024
 _PATCHED = {
@@ -106,6 +106,16 @@ def imports_of(sources: list[str]) -> list[Import]:
         cell = number if len(sources) > 1 else 0
         _collect(ast.parse(source), cell, found)
     return found
+
+
+def cell_place(sources: list[str], line: int) -> tuple[int, str]:
+    """Return the line in its own source, and the place as text, of a line of all joined."""
+    for number, source in enumerate(sources, start=1):
+        lines = source.count("\n") + 1
+        if line <= lines or number == len(sources):
+            return line, Import("", line, number if len(sources) > 1 else 0).place
+        line -= lines
+    return line, f":{line}"
 
 
 def _collect(node: ast.AST, cell: int, found: list[Import]) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from packaging.utils import NormalizedName
 
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
 from grpoenv.checks.script import imports_of, read_script
+from grpoenv.linker.sources import SourceTree
 
 __all__ = ["CHECK", "config_fields"]
 
@@ -26,21 +27,19 @@ _SOURCES = (
     "transformers/training_args.py",
 )
 """Where GRPOConfig and the classes that it is made from stand, in all trl from 0.14 to 1.16."""
-_LIMIT_BYTES = 4 * 1024 * 1024
 _NEAR = 0.85
 """How alike a field has to be for a slip of the pen (difflib; max_step and max_steps: 0.94)."""
 
 
-def config_fields(site: Path) -> frozenset[str] | None:
+def config_fields(trees: Mapping[NormalizedName, SourceTree]) -> frozenset[str] | None:
     """Return the keywords that ``GRPOConfig`` takes, None where that cannot be read in full."""
     classes: dict[str, ast.ClassDef] = {}
     for source in _SOURCES:
         try:
-            with (site / source).open("rb") as file:
-                tree = ast.parse(file.read(_LIMIT_BYTES))
-        except (OSError, SyntaxError, ValueError, RecursionError):
+            parsed = ast.parse(trees[NormalizedName(source.partition("/")[0])].read(source))
+        except (OSError, KeyError, SyntaxError, ValueError, RecursionError):
             continue
-        for node in tree.body:
+        for node in parsed.body:
             if isinstance(node, ast.ClassDef):
                 classes.setdefault(node.name, node)
     return _fields(_CONFIG, classes, frozenset())
@@ -70,11 +69,10 @@ def _fields(
 def _run(environment: Environment) -> Iterator[Finding]:
     if not environment.use.scripts or _TRL not in environment.installed:
         return
-    site = environment.installed[_TRL].info.parent
-    fields = config_fields(site)
+    fields = config_fields(environment.trees)
     if fields is None:
         label = environment.label(_TRL)
-        source = str(site / _SOURCES[0])
+        source = environment.trees[_TRL].locate(_SOURCES[0]) if _TRL in environment.trees else label
         yield Finding(Severity.NOTE, label, f"its {_CONFIG} cannot be read in full", source)
         return
     for path in environment.use.scripts:

@@ -7,6 +7,7 @@ training step.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ __all__ = ["CHECK", "COMPILE_CHECK"]
 
 _TRITON = NormalizedName("triton")
 _TORCH = NormalizedName("torch")
+_SHIM = "triton/backends/nvidia/driver.c"
+_SIZED = re.compile(r"Py(?:Arg_Parse\w*|_BuildValue)\([^;]*\"[^\";]*#[^\";]*\"")
+_NEED_THE_MACRO = range(10, 13)
 _ASK_SECONDS = 5.0
 _COMPILE_SECONDS = 120.0
 _INCLUDE = """
@@ -38,6 +42,7 @@ def _run(environment: Environment) -> Iterator[Finding]:
     if _TRITON not in environment.installed:
         return
     label, gpu = environment.label(_TRITON), environment.probe.gpu
+    yield from _shim(environment, label)
     if gpu.answer is not Answer.YES:
         yield Finding(
             Severity.NOTE, label, f"its compiler was not looked for: {gpu.reason}", "NVML"
@@ -47,6 +52,29 @@ def _run(environment: Environment) -> Iterator[Finding]:
     yield from _python_headers(environment, label)
     yield from _ptxas(environment, label)
     yield from _driver_library(environment, label)
+
+
+def _shim(environment: Environment, label: str) -> Iterator[Finding]:
+    """Look whether triton's own C source does what Python before 3.13 asks of it.
+
+    A ``#`` in a format needs ``PY_SSIZE_T_CLEAN``, or parsing the arguments raises SystemError
+    (Python/C API manual, "Parsing arguments").
+    """
+    try:
+        text = environment.trees[_TRITON].read(_SHIM).decode("utf-8", "replace")
+    except (OSError, KeyError):
+        return  # a triton from before 3.0, or for another vendor's GPUs
+    before, _, after = text.partition("#include <Python.h>")
+    minor = int(environment.probe.interpreter.minor.partition(".")[2])
+    if _SIZED.search(after) and "PY_SSIZE_T_CLEAN" not in before and minor in _NEED_THE_MACRO:
+        yield Finding(
+            Severity.PROBLEM,
+            label,
+            "includes Python.h without PY_SSIZE_T_CLEAN, which Python "
+            f"{environment.probe.interpreter.minor} asks for: its first kernel ends with a "
+            "SystemError",
+            f"{environment.trees[_TRITON].locate(_SHIM)} (incident unsloth-1982)",
+        )
 
 
 def _compiler(environment: Environment, label: str) -> Iterator[Finding]:

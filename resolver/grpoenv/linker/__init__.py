@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from grpoenv.linker.faults import Fault, Need, Phase
 from grpoenv.linker.link import Linkage, link
+from grpoenv.linker.script import ProgramTree, link_program
 from grpoenv.linker.sources import InstalledTree, SourceTree
 from grpoenv.linker.world import Platform
 
@@ -18,6 +19,8 @@ __all__ = [
     "Need",
     "Phase",
     "Platform",
+    "ProgramTree",
     "SourceTree",
     "link",
+    "link_program",
 ]

@@ -21,7 +21,7 @@ from grpoenv.linker.values import (
     Unknown,
     Value,
 )
-from grpoenv.linker.world import World
+from grpoenv.linker.world import World, is_dictionary
 
 __all__ = ["Bindings", "is_top"]
 
@@ -106,7 +106,7 @@ class Bindings(Reach):
         """Give ``target`` a value, which is that of ``source``."""
         if isinstance(target, ast.Name):
             if frame.names is not None and is_top(frame):
-                if _is_dictionary(source):
+                if is_dictionary(source):
                     value = Registry(frame.module, target.id)
                 elif isinstance(source, ast.List):
                     value = Listing(frame.module, target.id)
@@ -177,9 +177,3 @@ class Bindings(Reach):
 def is_top(frame: Frame) -> bool:
     """Tell whether statements there are those of a module, not of a function or class."""
     return frame.parent is None and not frame.is_class
-
-
-def _is_dictionary(node: ast.expr) -> bool:
-    return isinstance(node, ast.Dict) or (
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict"
-    )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 
 from grpoenv.linker.bindings import Bindings
 from grpoenv.linker.evaluate import Frame
 from grpoenv.linker.faults import Faults, Need
+from grpoenv.linker.flow import Thrown
 from grpoenv.linker.modules import Module
 from grpoenv.linker.reach import Visits
 from grpoenv.linker.signatures import Signature, misfit, shape_of, signature_of
+from grpoenv.linker.syntax import FunctionNode
 from grpoenv.linker.values import (
     UNKNOWN,
     Class,
@@ -18,8 +21,9 @@ from grpoenv.linker.values import (
     Instance,
     Listing,
     ModuleRef,
-    Result,
+    Registry,
     Source,
+    Unknown,
     Value,
 )
 from grpoenv.linker.world import World
@@ -27,6 +31,8 @@ from grpoenv.linker.world import World
 __all__ = ["Calls"]
 
 _MAX_CALLS = 40
+_QUESTION_CALLS = 3
+_QUESTION = re.compile(r"_*(?:is|has|can|supports|should|need|needs|use|uses)_")
 
 
 class Calls(Bindings):
@@ -45,6 +51,7 @@ class Calls(Bindings):
         self.appended: dict[tuple[str, str, str], list[tuple[Value, ast.expr, Module]]] = {}
         self._called: dict[ast.AST, Visits] = {}
         self._results: dict[ast.AST, Const] = {}
+        self._asked: set[ast.AST] = set()
         self._returned: Value | None = None
         self._most_calls = _MAX_CALLS
 
@@ -52,6 +59,8 @@ class Calls(Bindings):
         if isinstance(node.func, ast.Attribute) and node.func.attr == "append" and node.args:
             self._note_append(node, frame)
         value = super()._eval_Call(node, frame)
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "register":
+            self._check_registration(node, frame)
         if isinstance(node.func, ast.Name) and node.func.id == "setattr" and len(node.args) == 3:
             self._setattr(node, frame)
         return value
@@ -74,6 +83,34 @@ class Calls(Bindings):
                 if all(argument is not node.args[0] for _, argument, _ in known):
                     known.append(entry)
 
+    def _check_registration(self, node: ast.Call, frame: Frame) -> None:
+        """Check that ``AutoConfig.register("name", ...)`` does not take a name that is taken.
+
+        transformers refuses the name of a config of its own (``CONFIG_MAPPING.register``).
+        """
+        assert isinstance(node.func, ast.Attribute)
+        holder = self.world.evaluator.eval(node.func.value, frame)
+        if not isinstance(holder, Class) or holder.node.name != "AutoConfig" or not node.args:
+            return
+        name = self.world.evaluator.eval(node.args[0], frame)
+        forced = any(keyword.arg in (None, "exist_ok") for keyword in node.keywords)
+        if not isinstance(name, Const) or not isinstance(name.value, str) or forced:
+            return
+        taken = self._config_names(holder.module.name)
+        if name.value in taken:
+            what = f"AutoConfig.register({name.value!r})"
+            need = Need("call", holder.module.name, what, frame.module, node.lineno)
+            reason = f"{taken[name.value]} has a config named {name.value!r}"
+            self.fault("ValueError", need, reason, holder.module.tree.name)
+
+    def _config_names(self, module: str) -> dict[str, str]:
+        """Return the names of the configs that transformers has, with the place of the list."""
+        listed = self.world.lookup(module, "CONFIG_MAPPING_NAMES")
+        items = self.world.items(listed) if isinstance(listed, Registry) else UNKNOWN
+        if isinstance(items, Unknown) or not isinstance(listed, Registry):
+            return {}
+        return dict.fromkeys(items, listed.module.where())
+
     def _setattr(self, node: ast.Call, frame: Frame) -> None:
         evaluate = self.world.evaluator.eval
         holder, name = evaluate(node.args[0], frame), evaluate(node.args[1], frame)
@@ -89,8 +126,10 @@ class Calls(Bindings):
             callee = callee.of
         if isinstance(callee, Function):
             self._check_call(callee, node, frame)
+            if not self.sure and _is_question(callee.node):
+                self._ask(callee)
             self.follow(callee)
-            return self._results.get(callee.node, Result(callee))
+            return self._results.get(callee.node, self.result_of(callee))
         if isinstance(callee, Class):
             maker = self.find_member(callee, "__init__")
             if isinstance(maker, Function):
@@ -120,6 +159,22 @@ class Calls(Bindings):
             self.fault("TypeError", need, reason, function.module.tree.name)
         else:
             self.faults.met("call", f"{function.module.name}:{name}", frame.module)
+
+    def _ask(self, function: Function) -> None:
+        """Find out what a question answers, whether or not it is certain that it is asked."""
+        if function.node in self._asked:
+            return
+        self._asked.add(function.node)
+        before = self.faults, self._most_calls
+        self.faults, self._most_calls, self.sure = Faults(), self._calls + _QUESTION_CALLS, True
+        self._called.pop(function.node, None)
+        try:
+            self.follow(function)
+        except Thrown:
+            pass  # then it has no answer
+        finally:
+            self.faults, self._most_calls = before
+            self.sure = False
 
     def follow(self, function: Function) -> None:
         """Follow the body of a function, unless that was done or it is not one to follow."""
@@ -158,3 +213,10 @@ class Calls(Bindings):
             or Frame(function.module)
         )
         return Frame(function.module, names, self.world.body_of(function.node).local, parent, 1)
+
+
+def _is_question(node: FunctionNode) -> bool:
+    """Tell a function whose name asks something, and that takes nothing, from others."""
+    arguments = node.args
+    takes = arguments.posonlyargs or arguments.args or arguments.vararg or arguments.kwonlyargs
+    return not takes and bool(_QUESTION.match(node.name))

@@ -14,6 +14,7 @@ from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from grpoenv.linker.modules import Module
+from grpoenv.linker.signatures import return_lengths
 from grpoenv.linker.values import (
     UNKNOWN,
     Absent,
@@ -24,6 +25,7 @@ from grpoenv.linker.values import (
     ModuleRef,
     Partial,
     Registry,
+    Result,
     Source,
     Unknown,
     Value,
@@ -37,7 +39,9 @@ __all__ = ["Evaluator", "Frame", "truth_of"]
 _MAX_DEPTH = 60
 _MAX_BASES = 20
 _AVAILABLE = re.compile(r"^_?is_(\w+?)_(?:available|installed)$")
-_VERSION_TEST = re.compile(r"^is_(\w+?)_(?:version|greater_or_equal|less_or_equal)(?:_than)?$")
+_VERSION_TEST = re.compile(
+    r"^is_(\w+?)_(?:version|greater_or_equal|less_or_equal|equal_or_newer)(?:_than)?$"
+)
 _GENERATION = re.compile(r"_v?\d+$")
 _DEVICE = re.compile(r"^DEVICE_TYPE(?:_TORCH)?$")
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
@@ -137,7 +141,7 @@ class Evaluator:
             return Const(False)
         if _DEVICE.match(name):
             return Const(self.world.platform.device)
-        if isinstance(found, Absent) and hasattr(builtins, name):
+        if hasattr(builtins, name):  # a module that runs text as code could bind it anew: none does
             return ModuleRef(f"builtins.{name}")
         return found if isinstance(found, Unknown) else UNKNOWN
 
@@ -154,6 +158,8 @@ class Evaluator:
             return self._module_attribute(value, name, node, frame)
         if isinstance(value, Source):
             value = value.of
+        if isinstance(value, Class) and self.lacks(value, name):
+            return self.missing_member(value, name, node, frame)
         if isinstance(value, (Class, Instance)):
             # what torch.autograd.Function calls with one argument of its own before the others
             return self.member(value, "forward" if name == "apply" else name)
@@ -176,6 +182,19 @@ class Evaluator:
         self, module: ModuleRef, name: str, absent: Absent, node: ast.AST, frame: Frame
     ) -> Value:
         """Return what stands for an attribute that is not there."""
+        return UNKNOWN
+
+    def lacks(self, cls: Class, name: str) -> bool:
+        """Tell whether a class certainly has no attribute ``name``: it is an ordinary one."""
+        if name.startswith("__") or hasattr(type, name) or cls.node.keywords:
+            return False
+        if cls.node.decorator_list or self.find_member(cls, name) is not None:
+            return False
+        # whoever gives the class more attributes does it by its name
+        return not re.search(rf"\b{cls.node.name}\.{name}\s*=[^=]|setattr\(", cls.module.text)
+
+    def missing_member(self, cls: Class, name: str, node: ast.AST, frame: Frame) -> Value:
+        """Return what stands for an attribute that a class does not have."""
         return UNKNOWN
 
     def member(self, value: Class | Instance, name: str) -> Value:
@@ -261,7 +280,14 @@ class Evaluator:
 
     def call(self, callee: Value, node: ast.Call, frame: Frame) -> Value:
         """Return what a call gives of which only the callee is known."""
+        if isinstance(callee, Function):
+            return self.result_of(callee)
         return Instance(callee) if isinstance(callee, Class) else UNKNOWN
+
+    def result_of(self, function: Function) -> Result:
+        """Return what a call of ``function`` gives of which only its ``return``s are known."""
+        lengths = return_lengths(function.node, self.world.body_of(function.node))
+        return Result(function, filled=lengths is not None and 0 not in lengths)
 
     def _eval_JoinedStr(self, node: ast.JoinedStr, frame: Frame) -> Value:
         for value in node.values:
@@ -323,6 +349,8 @@ class Evaluator:
 
     def _known_call(self, node: ast.Call, callee: Value, arguments: list[Value]) -> Value | None:
         """Return what one of the few functions gives whose answer the world knows."""
+        if isinstance(callee, Function) and (stored := self._stored_answer(callee)) is not None:
+            return stored
         name = callee.name if isinstance(callee, ModuleRef) else _function_name(callee, node)
         texts = [a.value for a in arguments if isinstance(a, Const) and isinstance(a.value, str)]
         last = name.rpartition(".")[2]
@@ -346,6 +374,23 @@ class Evaluator:
         if name == "builtins.getattr" and len(arguments) > 1 and texts:
             return self._get(arguments, texts[0])
         return self._availability(last, arguments, texts)
+
+    def _stored_answer(self, function: Function) -> Const | None:
+        """Return what ``def is_x_available(): return _x_available`` gives where that is certain.
+
+        A tuple is true, whatever it says: what tells availability with one to somebody who
+        expects a truth value says that everything is there.
+        """
+        body = function.node.body
+        last = body[-1]
+        if (
+            len(body) > 2
+            or not isinstance(last, ast.Return)
+            or not isinstance(last.value, ast.Name)
+        ):
+            return None
+        stored = self.world.lookup(function.module.name, last.value.id)
+        return Const(True) if isinstance(stored, Result) and stored.filled else None
 
     def _availability(
         self, function: str, arguments: list[Value], texts: list[str]
@@ -422,6 +467,8 @@ def truth_of(value: Value) -> bool | None:
         return True if isinstance(value.value, Version) else bool(value.value)
     if isinstance(value, (Function, Class, Source)):
         return True
+    if isinstance(value, Result):
+        return True if value.filled else None
     if isinstance(value, ModuleRef):
         return None if "." in value.name else True
     return None

@@ -9,16 +9,23 @@ called and can be told.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
+
+from packaging.utils import NormalizedName
 
 from grpoenv.linker.expressions import Expressions
 from grpoenv.linker.faults import Phase
+from grpoenv.linker.flow import Thrown
 from grpoenv.linker.imports import Imports
 from grpoenv.linker.modules import Module
 from grpoenv.linker.statements import Statements
 from grpoenv.linker.values import Class, Function
 
 __all__ = ["Interpreter"]
+
+_OF_NO_USER = re.compile(r"(?:^|\.)(?:tests?|testing|examples?|conftest|benchmarks?|setup)(?:\.|$)")
+"""Modules that come along in a wheel and that no program imports."""
 
 
 class Interpreter(Statements, Imports, Expressions):
@@ -34,15 +41,31 @@ class Interpreter(Statements, Imports, Expressions):
         self.phase = Phase.RUN
         self._called.clear()
 
-    def follow_the_rest(self, packages: frozenset[str]) -> None:
-        """Follow the functions of imported modules that nothing certainly calls."""
+    def follow_the_rest(self, packages: frozenset[NormalizedName]) -> None:
+        """Follow what nothing certainly imports or calls: the other modules and functions."""
         self.phase, self.sure = Phase.OPTION, False
+        self.with_options = packages
         self._most_calls = 1  # each has its own turn
+        for name in self.world.all_modules(packages):
+            if not _OF_NO_USER.search(name):
+                self.begin_option(name)
         for module in self.world.parsed:
             if module.tree.name in packages and module.name in self.world.namespaces:
                 for statement in module.body:
-                    for function in _functions(statement, module):
-                        self.follow(function)
+                    self.follow_statement(statement, module)
+
+    def begin_option(self, name: str) -> None:
+        """Follow the import of a module that an option may lead to."""
+        self.start = name
+        try:
+            self.import_module(name)
+        except Thrown:  # it says itself that it cannot be imported here
+            pass
+
+    def follow_statement(self, statement: ast.stmt, module: Module) -> None:
+        """Follow the function, or the methods of the class, that ``statement`` defines."""
+        for function in _functions(statement, module):
+            self.follow(function)
 
 
 def _functions(statement: ast.stmt, module: Module) -> Iterator[Function]:

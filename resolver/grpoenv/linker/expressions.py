@@ -13,6 +13,7 @@ from grpoenv.linker.syntax import children, walk
 from grpoenv.linker.values import (
     UNKNOWN,
     Absent,
+    Class,
     Const,
     ModuleRef,
     Registry,
@@ -116,6 +117,17 @@ class Expressions(Reach):
             need = Need("attribute", module.name, name, frame.module, getattr(node, "lineno", 0))
             reason = f"{absent.where} does not define {name}"
             self.fault("AttributeError", need, reason, tree.name)
+        return UNKNOWN
+
+    def missing_member(self, cls: Class, name: str, node: ast.AST, frame: Frame) -> Value:
+        """Report an attribute that a class of another package does not have."""
+        if cls.module.tree is not frame.module.tree:
+            if isinstance(getattr(node, "ctx", None), ast.Load):
+                what = f"{cls.node.name}.{name}"
+                line = getattr(node, "lineno", 0)
+                need = Need("attribute", cls.module.name, what, frame.module, line)
+                reason = f"{cls.module.where(cls.node)} does not define {name}"
+                self.fault("AttributeError", need, reason, cls.module.tree.name)
         return UNKNOWN
 
     def _missing_item(self, registry: Registry, key: str, node: ast.AST, frame: Frame) -> Value:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 
+from packaging.utils import NormalizedName
+
 from grpoenv.linker.bindings import Bindings
 from grpoenv.linker.evaluate import Frame
 from grpoenv.linker.faults import Faults, Need, Phase
@@ -17,10 +19,14 @@ __all__ = ["Imports"]
 
 
 class Imports(Bindings):
-    """Follows modules when they are imported, each as often as more can be found in it."""
+    """Follows modules when they are imported, each as often as more can be found in it.
+
+    What options lead to is followed in the packages ``with_options`` alone.
+    """
 
     def __init__(self, world: World, follows: frozenset[str], faults: Faults) -> None:
         super().__init__(world, follows, faults)
+        self.with_options: frozenset[NormalizedName] = frozenset()
         self._imported: dict[str, Visits] = {}
 
     def import_module(self, name: str) -> None:
@@ -31,12 +37,14 @@ class Imports(Bindings):
 
     def _run_module(self, name: str) -> None:
         tree = self.world.tree_of(name)
-        if tree is None or tree.name not in self.follows or self.phase is Phase.OPTION:
+        if tree is None or tree.name not in self.follows:
+            return
+        if self.phase is Phase.OPTION and tree.name not in self.with_options:
             return
         if not self.is_new(self._imported.setdefault(name, [])):
             return
         module = self.world.module(name)
-        if isinstance(module, Opaque):
+        if isinstance(module, Opaque) and not module.compiled and self.phase is not Phase.OPTION:
             self.faults.opaque(module)
         if not isinstance(module, Module):
             return

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import gc
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from packaging.utils import NormalizedName
 
+from grpoenv.linker.batches import check_batches
 from grpoenv.linker.execute import Interpreter
 from grpoenv.linker.faults import Fault, Faults
+from grpoenv.linker.room import roomy
 from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.trainer import follow_default_run
+from grpoenv.linker.unreachable import reachable
 from grpoenv.linker.world import Platform, World
 
-__all__ = ["FOLLOWED", "Linkage", "link", "roomy"]
+__all__ = ["FOLLOWED", "Linkage", "link"]
 
 FOLLOWED = frozenset(
     NormalizedName(name)
@@ -29,6 +30,8 @@ FOLLOWED = frozenset(
         "accelerate",
         "datasets",
         "huggingface-hub",
+        "bitsandbytes",
+        "vllm",
     )
 )
 """The packages that are followed statement by statement; of others only the names are read."""
@@ -46,10 +49,11 @@ _STARTS = (
     ("accelerate", "accelerate"),
     ("transformers", "transformers"),
     ("datasets", "datasets"),
+    ("bitsandbytes", "bitsandbytes"),
+    ("vllm", "vllm"),
+    ("vllm", "vllm.entrypoints.llm"),
 )
 """What a GRPO program imports, by the package that has it."""
-
-_DEPTH = 5_000
 
 
 @dataclass(frozen=True)
@@ -74,43 +78,34 @@ def link(
     *,
     platform: Platform | None = None,
     absent: frozenset[NormalizedName] = frozenset(),
+    consumers: frozenset[NormalizedName] = frozenset(),
     starts: Iterable[tuple[str, str]] = _STARTS,
 ) -> Linkage:
     """Link ``trees``; ``absent`` are packages that are certainly not installed beside them.
 
     ``starts`` are (package, module) pairs; each module is imported where its package is there.
+    ``consumers`` are other packages of ``trees`` to follow: those that stand on the stack.
     """
     with roomy():
         world = World(trees, platform=platform, absent=absent)
         faults = Faults()
-        interpreter = Interpreter(world, FOLLOWED, faults)
+        interpreter = Interpreter(world, FOLLOWED | consumers, faults)
         for package, module in starts:
             if NormalizedName(package) in world.trees and world.has_module(module):
                 interpreter.begin(module)
+        for module in world.top_modules(consumers):
+            interpreter.begin(module)
         follow_default_run(interpreter)
-        interpreter.follow_the_rest(_WITH_OPTIONS)
+        check_batches(interpreter)
+        interpreter.follow_the_rest(_WITH_OPTIONS | consumers)
         # Millions of syntax nodes are done with: to look for cycles in them costs as much again.
         gc.freeze()
     undecided = {k: v for k, v in faults.undecided.items() if k in faults.needs}
     return Linkage(
-        faults=tuple(faults.found.values()),
+        faults=tuple(reachable(faults.found.values(), world.parsed)),
         met=len(faults.needs) - len(undecided),
         undecided=undecided,
         unread=faults.opaque_modules,
         modules=len(world.parsed),
         paths=tuple(module.where() for module in world.parsed),
     )
-
-
-@contextmanager
-def roomy() -> Iterator[None]:
-    """Let syntax trees pile up without the collector walking them, and calls nest deeply."""
-    collecting, depth = gc.isenabled(), sys.getrecursionlimit()
-    gc.disable()
-    sys.setrecursionlimit(max(depth, _DEPTH))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(depth)
-        if collecting:
-            gc.enable()

@@ -38,10 +38,14 @@ class Binding:
 
 @dataclass(frozen=True)
 class Opaque:
-    """A module that is there and cannot be looked into, with the reason."""
+    """A module that is there and cannot be looked into, with the reason.
+
+    One that is ``compiled`` has no source that anyone could miss.
+    """
 
     name: str
     reason: str
+    compiled: bool = False
 
 
 @dataclass(eq=False)

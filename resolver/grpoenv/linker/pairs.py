@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from grpoenv.linker.evaluate import Frame
 from grpoenv.linker.execute import Interpreter
 from grpoenv.linker.faults import Faults, Phase
-from grpoenv.linker.link import FOLLOWED, roomy
+from grpoenv.linker.link import FOLLOWED
+from grpoenv.linker.room import roomy
 from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.values import Absent, Const, ModuleRef, Registry, Unknown, Value
 from grpoenv.linker.world import World

@@ -115,9 +115,10 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a call of a known function returned."""
+    """What a call of a known function returned; ``filled`` if it is a tuple that is never empty."""
 
     function: Function
+    filled: bool = False
 
 
 Value = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from packaging.utils import NormalizedName, canonicalize_name
@@ -14,6 +14,7 @@ from grpoenv.linker.evaluate import Evaluator, Frame
 from grpoenv.linker.lazy import gathered_names, is_lazy, lazy_names, scanned_folders
 from grpoenv.linker.modules import Binding, Module, Opaque, Test, parse
 from grpoenv.linker.sources import SourceTree
+from grpoenv.linker.standard import lacks_standard_module
 from grpoenv.linker.syntax import Body, FunctionNode, body_of, members_of
 from grpoenv.linker.values import (
     UNKNOWN,
@@ -28,10 +29,12 @@ from grpoenv.linker.values import (
     Value,
 )
 
-__all__ = ["Platform", "World"]
+__all__ = ["Platform", "World", "is_dictionary"]
 
 _EXTENSIONS = (".so", ".pyd", ".dylib")
 _DICT_CALLS = ("dict", "OrderedDict")
+_SOURCES = ("module", "package")
+_OF_CUDA = re.compile(r"_cuda_(?:get|set|init)")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Platform:
     os_name: str = "posix"
     machine: str = "x86_64"
     device: str = "cuda"
+    torch_without_cuda: bool = False
 
     @classmethod
     def named(cls, python: str, system: str, machine: str) -> Platform:
@@ -113,8 +117,11 @@ class World:
         return self._packages.get(module.partition(".")[0])
 
     def is_absent(self, module: str) -> bool:
-        """Tell whether the package that a module belongs to is certainly not installed."""
-        return canonicalize_name(module.partition(".")[0]) in self.absent
+        """Tell whether the package that a module belongs to is certainly not there."""
+        top = module.partition(".")[0]
+        return canonicalize_name(top) in self.absent or lacks_standard_module(
+            top, self.platform.python, windows=self.platform.os_name == "nt"
+        )
 
     def has_module(self, name: str) -> bool | None:
         """Tell whether a module can be imported, None if that is not known."""
@@ -135,6 +142,27 @@ class World:
         start = f"{package}."
         return (name for name in self._entries if name.startswith(start))
 
+    def top_modules(self, packages: Collection[NormalizedName]) -> list[str]:
+        """Return the packages and modules that are imported under a name of their own."""
+        tops: dict[NormalizedName, list[str]] = {name: [] for name in packages}
+        for name, entry in self._entries.items():
+            if "." not in name and entry.kind in _SOURCES and entry.tree.name in tops:
+                tops[entry.tree.name].append(name)
+        found = []
+        for package, names in tops.items():
+            own = package.replace("-", "_")
+            found += [own] if own in names else names
+        return found
+
+    def all_modules(self, packages: Collection[NormalizedName]) -> list[str]:
+        """Return every module below the top modules of ``packages`` that has a source."""
+        return [
+            name
+            for top in self.top_modules(packages)
+            for name in (top, *self.submodules(top))
+            if self._entries[name].kind in _SOURCES
+        ]
+
     @property
     def parsed(self) -> list[Module]:
         """The modules that were parsed so far."""
@@ -143,6 +171,9 @@ class World:
     def lookup(self, module_name: str, name: str) -> Value | Absent:
         """Return what ``name`` means in a module, as an import of it from there would find."""
         key = (module_name, name)
+        if self.platform.torch_without_cuda and module_name == "torch._C":
+            if _OF_CUDA.match(name):  # seen in builds for the CPU: they have none of these
+                return Absent("torch._C of a build without CUDA")
         if key in self.patched:
             return self.patched[key]
         if name in (namespace := self.namespaces.get(module_name, {})):
@@ -187,7 +218,7 @@ class World:
             return Class(module, binding.node)
         if binding.kind == "value":
             assert isinstance(binding.node, ast.expr)
-            if _is_dictionary(binding.node):
+            if is_dictionary(binding.node):
                 return Registry(module, name)
             if isinstance(binding.node, ast.List):
                 return Listing(module, name)
@@ -273,7 +304,7 @@ class World:
         if entry is None:
             return None
         if entry.kind == "extension":
-            return Opaque(name, f"{entry.tree.locate(entry.path)} is compiled")
+            return Opaque(name, f"{entry.tree.locate(entry.path)} is compiled", compiled=True)
         if entry.kind == "namespace":
             return Opaque(name, f"{entry.tree.locate(entry.path)} is a folder without __init__.py")
         return parse(entry.tree, entry.path, name, entry.kind == "package")
@@ -441,14 +472,17 @@ def _gives_out_others(module: Module, name: str) -> bool:
     return True
 
 
-def _is_dictionary(node: ast.expr) -> bool:
+def is_dictionary(node: ast.expr) -> bool:
+    """Tell whether an expression is a dictionary, or a call that makes one."""
     if isinstance(node, ast.Dict):
         return True
-    return (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in _DICT_CALLS
-    )
+    return isinstance(node, ast.Call) and _makes_dictionary(node.func)
+
+
+def _makes_dictionary(function: ast.expr) -> bool:
+    """Tell whether a call of ``function`` makes one: ``dict``, ``OrderedDict[str, str]``."""
+    named = function.value if isinstance(function, ast.Subscript) else function
+    return isinstance(named, ast.Name) and named.id in _DICT_CALLS
 
 
 def _given(statement: ast.stmt, registry: str) -> dict[str, ast.expr] | None:
@@ -496,10 +530,23 @@ def _literal(node: ast.expr) -> dict[str, ast.expr] | None:
                 return None
             found[str(key.value)] = value
         return found
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        if node.func.id in _DICT_CALLS:
-            return _updated(node)
+    if isinstance(node, ast.List):
+        return _paired(node)
+    if isinstance(node, ast.Call) and _makes_dictionary(node.func):
+        return _updated(node)
     return None
+
+
+def _paired(node: ast.List) -> dict[str, ast.expr] | None:
+    """Return what a list of pairs gives a dictionary, None where it is none of constant keys."""
+    found: dict[str, ast.expr] = {}
+    for pair in node.elts:
+        if not isinstance(pair, ast.Tuple) or len(pair.elts) != 2:
+            return None
+        if not isinstance(pair.elts[0], ast.Constant):
+            return None
+        found[str(pair.elts[0].value)] = pair.elts[1]
+    return found
 
 
 def _is_name(node: ast.expr, name: str) -> bool:

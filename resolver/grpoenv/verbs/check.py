@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from grpoenv.verbs import Verbs, add_verb, print_json, program_name, read_matrix, verdict_code
@@ -32,6 +33,15 @@ def add_check(verbs: Verbs) -> None:
     parser.add_argument("--platform", default="", metavar="x86_64-manylinux_2_28")
     parser.add_argument("--gpu", default="", metavar="T4|7.5|none", help="for this GPU")
     parser.add_argument("--driver", default="", metavar="VERSION", help="for this NVIDIA driver")
+    parser.add_argument(
+        "--script",
+        action="append",
+        type=Path,
+        default=[],
+        dest="scripts",
+        metavar="FILE",
+        help="look at this script or notebook, too",
+    )
     parser.add_argument("--notes", action="store_true", help="show what asks for nothing, too")
 
 
@@ -39,6 +49,7 @@ def _check(options: argparse.Namespace) -> int:
     from grpoenv import report_checked, report_verdict
     from grpoenv.asked_target import asked_probe, parse_gpu
     from grpoenv.check import check, parse_wanted
+    from grpoenv.checks import Use
     from grpoenv.target import existing_python
 
     matrix, data = read_matrix(options)
@@ -57,7 +68,8 @@ def _check(options: argparse.Namespace) -> int:
         platform=options.platform,
         gpu=parse_gpu(options.gpu, options.driver),
     )
-    checked = check(wanted, probe, matrix, data, program=program_name())
+    use = Use(variables=dict(os.environ), scripts=tuple(options.scripts))
+    checked = check(wanted, probe, matrix, data, program=program_name(), use=use)
     code = verdict_code(checked.verdict)
     if options.json:
         print_json(

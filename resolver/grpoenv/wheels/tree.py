@@ -88,7 +88,7 @@ class WheelTree:
 
     def locate(self, path: str) -> str:
         """Return the wheel's file name and the path in it."""
-        return f"{self.wheel.filename}/{self._members[path]}"
+        return f"{self.wheel.filename}/{self._members.get(path, path)}"
 
     def metadata(self) -> str:
         """Return the text of METADATA; raises WheelError."""

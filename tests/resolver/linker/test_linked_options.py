@@ -1,0 +1,192 @@
+"""What only an option, a script or another package leads to, and what a class or a list has."""
+
+from __future__ import annotations
+
+import pytest
+from packaging.utils import NormalizedName
+
+from grpoenv.linker import Platform, ProgramTree, link, link_program
+from grpoenv.linker.standard import lacks_standard_module
+from resolver.linker.test_linker import MemoryTree, broken, linked, only, tree
+
+VLLM, TRANSFORMERS = "vllm", "transformers"
+AUTO = """
+from collections import OrderedDict
+CONFIG_MAPPING_NAMES = OrderedDict[str, str]([("llama", "LlamaConfig"), ("aimv2", "Aimv2Config")])
+class AutoConfig:
+    @staticmethod
+    def register(model_type, config, exist_ok=False): ...
+"""
+
+
+def script(text: str, *trees: MemoryTree) -> list[str]:
+    faults = link_program(ProgramTree(text, "train.py"), trees)
+    return [f"{fault.exception} {fault.need.what} line {fault.need.line}" for fault in faults]
+
+
+def test_a_module_that_an_option_imports_is_followed_and_is_no_certain_fault() -> None:
+    user = "def load(fast):\n    if fast:\n        from .engine import start\n"
+    engine = "from unsloth_zoo.tokenizer import get\ndef start(): pass\n"
+    fault = only(link([tree("unsloth", init=user, engine=engine), tree("unsloth_zoo")]))
+    assert (fault.exception, fault.need.what) == (
+        "ModuleNotFoundError",
+        "unsloth_zoo.tokenizer",
+    )
+    assert (fault.phase.value, fault.sure, fault.start) == ("option", False, "unsloth.engine")
+
+
+def test_tests_that_came_along_in_a_wheel_are_not_followed() -> None:
+    broken_test = "from unsloth_zoo import gone\n"
+    assert link([tree("unsloth", tests__t=broken_test), tree("unsloth_zoo")]).faults == ()
+
+
+def test_another_package_is_followed_where_it_is_named_as_a_consumer() -> None:
+    trees = [tree("recipe", init="from unsloth_zoo import gone\n"), tree("unsloth_zoo")]
+    consumers = frozenset([NormalizedName("recipe")])
+    assert link(trees).faults == ()
+    assert broken(link(trees, consumers=consumers)) == ["ImportError unsloth_zoo.gone"]
+
+
+@pytest.mark.parametrize(
+    ("call", "found"),
+    [
+        ("AutoConfig.register('aimv2', C)", ["ValueError"]),
+        ("AutoConfig.register('aimv2', C, exist_ok=True)", []),
+        ("AutoConfig.register('ovis', C)", []),
+        ("AutoTokenizer.register('aimv2', C)", []),
+    ],
+)
+def test_a_config_name_that_transformers_has_cannot_be_registered_again(
+    call: str, found: list[str]
+) -> None:
+    user = f"from transformers.auto import AutoConfig\n{call}\n"
+    linkage = link([tree(VLLM, init=user), tree(TRANSFORMERS, auto=AUTO)])
+    assert [name.partition(" ")[0] for name in broken(linkage)] == found
+
+
+def test_a_tuple_is_true_to_who_asks_whether_something_is_available() -> None:
+    answer = "def check(name, more=False):\n    if more:\n        return 1, 2\n    return {}\n"
+    user = (
+        "from unsloth_zoo import check\n_there = check('mergekit')\n"
+        "def is_mergekit_available():\n    return _there\n"
+        "if is_mergekit_available():\n    import mergekit\n"
+    )
+    absent = frozenset([NormalizedName("mergekit")])
+    for last, found in (("1, None", ["ModuleNotFoundError mergekit"]), ("more", [])):
+        giver = tree("unsloth_zoo", init=answer.format(last))
+        assert broken(link([tree("unsloth", init=user), giver], absent=absent)) == found
+
+
+@pytest.mark.parametrize(
+    ("use", "body", "found"),
+    [
+        ("Engine.send()", "    def send(): pass", []),
+        ("Engine.send()", "    send = f()", []),
+        ("Engine.send()", "    def init(self): pass", ["AttributeError unsloth_zoo.Engine.send"]),
+        ("Engine.send()", "    pass\nEngine.send = 1", []),
+        ("Engine.send = 1", "    pass", []),
+        ("Engine.__name__", "    pass", []),
+    ],
+)
+def test_an_attribute_that_a_class_does_not_have_is_a_fault(
+    use: str, body: str, found: list[str]
+) -> None:
+    assert broken(
+        linked(f"from unsloth_zoo import Engine\n{use}\n", f"class Engine:\n{body}\n")
+    ) == (found)
+
+
+def test_a_class_with_an_unknown_base_or_a_decorator_may_have_any_attribute() -> None:
+    user = "from unsloth_zoo import A, B\nA.x\nB.x\n"
+    giver = "class A(Unknown):\n    pass\n@decorate\nclass B:\n    pass\n"
+    assert broken(linked(user, giver)) == []
+
+
+def test_torch_without_cuda_has_no_functions_of_cuda() -> None:
+    user = "import torch\nstream = torch._C._cuda_getCurrentRawStream\n"
+    trees = [
+        tree("bitsandbytes", init=user),
+        MemoryTree(
+            NormalizedName("torch"),
+            tree("torch").version,
+            {"torch/__init__.py": b"", "torch/_C.cpython-311-x86_64-linux-gnu.so": b""},
+        ),
+    ]
+    assert broken(link(trees)) == []
+    without = Platform(torch_without_cuda=True)
+    assert broken(link(trees, platform=without)) == [
+        "AttributeError torch._C._cuda_getCurrentRawStream"
+    ]
+
+
+def test_the_standard_library_is_not_the_same_everywhere() -> None:
+    assert lacks_standard_module("resource", (3, 11, 0), windows=True)
+    assert not lacks_standard_module("resource", (3, 11, 0), windows=False)
+    assert lacks_standard_module("imp", (3, 12, 0), windows=False)
+    assert not lacks_standard_module("imp", (3, 11, 9), windows=False)
+    windows = Platform.named("3.11.0", "Windows", "AMD64")
+    trees = [tree("unsloth", init="import resource\n")]
+    assert broken(link(trees, platform=windows)) == ["ModuleNotFoundError resource"]
+    assert broken(link(trees)) == []
+
+
+def test_a_question_is_answered_where_only_an_option_asks_it() -> None:
+    user = "def f():\n    from unsloth_zoo import is_new\n    if not is_new():\n        {}\n"
+    giver = "def is_new():\n    return True\n"
+    use = "from unsloth_zoo import gone"
+    assert linked(user.format(use), giver).faults == ()
+    assert len(linked(user.format(use), giver.replace("True", "unknown()")).faults) == 1
+
+
+def test_a_function_that_texts_alone_call_is_no_finding() -> None:
+    function = "def patched():\n    from unsloth_zoo import gone\n"
+    text = "LINE = 'patched(self)'\n"
+    assert linked(function + text).faults == ()
+    assert len(linked(function).faults) == 1
+    assert len(linked(function + text + "f = patched\n").faults) == 1
+
+
+BATCHES = """
+RL_FUNCTIONS = {}
+def grpo_trainer_compute_loss(name, function):
+    def compute_loss(self, model, inputs):
+        return [x["prompt"] for x in inputs], %s
+    return compute_loss
+"""
+
+
+@pytest.mark.parametrize(
+    ("reads", "prepare", "found"),
+    [
+        ('inputs["prompt_ids"]', "return inputs", 1),
+        ('inputs["prompt_ids"]', "return self.made(inputs)", 0),
+        ("inputs[0]", "return inputs", 0),
+    ],
+)
+def test_a_loss_that_reads_by_names_does_not_fit_a_batch_that_stays_a_list(
+    reads: str, prepare: str, found: int
+) -> None:
+    trainer = f"class GRPOTrainer:\n    def _prepare_inputs(self, inputs):\n        {prepare}\n"
+    linkage = link(
+        [
+            tree("unsloth", models__rl_replacements=BATCHES % reads),
+            tree("trl", trainer__grpo_trainer=trainer),
+        ]
+    )
+    faults = [fault for fault in linkage.faults if "_prepare_inputs" in fault.need.what]
+    assert [(f.exception, f.phase.value, f.sure) for f in faults] == (
+        [("TypeError", "run", True)] * found
+    )
+
+
+def test_a_program_is_linked_with_what_it_imports() -> None:
+    trl = tree("trl", "0.13.0", init="class DPOConfig:\n    def __init__(self, beta): pass\n")
+    text = (
+        "from trl import GRPOConfig\nimport trl\ntrl.DPOConfig(beta=1)\n\n"
+        "def main():\n    trl.DPOConfig(gamma=1)\n\n"
+        "try:\n    from trl import Missing\nexcept ImportError:\n    pass\n"
+    )
+    assert script(text, trl) == [
+        "ImportError trl.GRPOConfig line 1",
+        "TypeError trl.DPOConfig line 6",
+    ]
