@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from packaging.utils import NormalizedName, canonicalize_name
@@ -89,7 +90,10 @@ def parse_lock(text: str, *, path: Path) -> Lock:
     """
     pins: dict[NormalizedName, Pin] = {}
     for line, block in _blocks(text, path):
-        pin = _parse_pin(block, path, line)
+        try:
+            pin = _known_pin(tuple(block))
+        except InputError:
+            pin = _parse_pin(block, path, line)
         if pin.name in pins:
             raise InputError(f"{pin.name} is pinned twice", path=path, line=line)
         pins[pin.name] = pin
@@ -130,6 +134,12 @@ def _blocks(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
         block.append(line)
     if block:
         yield first, block
+
+
+@cache
+def _known_pin(block: tuple[str, ...]) -> Pin:
+    """Return the pin that ``block`` states: most of a lock stands in many others, word for word."""
+    return _parse_pin(list(block), Path(), 0)
 
 
 def _parse_pin(block: list[str], path: Path, first: int) -> Pin:

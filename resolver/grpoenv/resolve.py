@@ -305,11 +305,11 @@ def _torch_source(lock: Lock, probe: Probe, wishes: Wishes) -> TorchSource:
     if satisfies(have, pin) and not unfit and _TORCH not in wishes.damaged:
         return TorchSource.KEPT
     if pin.cpu and probe.gpu.answer is Answer.NO:
-        accepted = {str(tag) for tag in probe.tags()}
         start = f"torch-{pin.cpu.version}-"
-        for wheel in probe.wheels:
-            if wheel.startswith(start) and _tags(wheel) & accepted:
-                return TorchSource.CPU_FOLDER
+        built = [wheel for wheel in probe.wheels if wheel.startswith(start)]
+        accepted = {str(tag) for tag in probe.tags()} if built else set[str]()
+        if any(_tags(wheel) & accepted for wheel in built):
+            return TorchSource.CPU_FOLDER
         if wishes.cpu_backend:
             return TorchSource.CPU_BACKEND
     return TorchSource.INDEX

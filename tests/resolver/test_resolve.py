@@ -1,10 +1,11 @@
 """The resolver on small matrices, and its plans for the real hosted images."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.version import Version
 
@@ -12,7 +13,8 @@ from depot import NO_GPU, Depot, make_probe
 from grpoenv._data import data_paths
 from grpoenv.errors import InputError, NoStackFits
 from grpoenv.gpu import Answer, Gpu, GpuDevice
-from grpoenv.lockfile import CpuBuild
+from grpoenv.lockfile import CpuBuild, Lock
+from grpoenv.matrix import Matrix
 from grpoenv.matrix_file import load_matrix
 from grpoenv.planning import locks_for
 from grpoenv.probe import Probe, probe_from_freeze
@@ -276,6 +278,14 @@ def test_a_lock_that_lacks_a_version_of_its_stack_is_an_error(depot: Depot) -> N
         plan(depot, make_probe())
 
 
+@cache
+def real_matrix() -> tuple[Matrix, dict[str, Lock]]:
+    data = data_paths()
+    matrix = load_matrix(data.matrix)
+    return matrix, locks_for(make_probe(), matrix, data)
+
+
+@settings(deadline=None, max_examples=40)
 @given(
     st.dictionaries(
         st.sampled_from(["trl", "torch", "numpy", "transformers", "uv", "unsloth", "other"]),
@@ -283,10 +293,8 @@ def test_a_lock_that_lacks_a_version_of_its_stack_is_an_error(depot: Depot) -> N
     )
 )
 def test_applying_a_plan_leaves_nothing_to_change(packages: dict[str, str]) -> None:
-    data = data_paths()
-    matrix = load_matrix(data.matrix)
+    matrix, locks = real_matrix()
     probe = make_probe(packages)
-    locks = locks_for(probe, matrix, data)
     first = resolve(probe, matrix, locks, Wishes())
     after = {**probe.packages, **{change.pin.name: change.new for change in first.changes}}
     again = resolve(replace(probe, packages=after), matrix, locks, Wishes())
