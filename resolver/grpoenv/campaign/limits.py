@@ -21,7 +21,7 @@ from grpoenv.campaign import _limited
 
 __all__ = ["LimitedRun", "Limits", "run_limited"]
 
-_LOOK_EVERY_S = 0.1
+_LOOK_EVERY_S = 0.25
 _LONGEST_LOOK_S = 2.0
 """More than this between two looks means that this process was stopped."""
 _MIB = 2**20
