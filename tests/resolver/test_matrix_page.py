@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from grpoenv.pair_verdicts import read_classification
 from grpoenv.releases import Outcome, Release
 from grpoenv.report_matrix import matrix_json
 
+ROOT = Path(__file__).parents[2]
 VOID = {"meta", "input", "link", "br"}
 LOADS = {"src", "href", "action", "data", "srcset", "poster", "background", "formaction"}
 
@@ -112,14 +115,16 @@ def test_the_page_has_every_stack_break_and_pair(page: Page) -> None:
     assert [[verdicts[n] for n in row] for row in numbers] == [
         [one and vars(one) for one in row] for row in found.rows
     ]
-    assert sum(map(len, numbers)) == len(found.unsloth) * len(found.zoos) == 39_639
+    assert sum(map(len, numbers)) == len(found.unsloth) * len(found.zoos) > 39_000
 
 
 def test_the_page_tells_which_pairs_the_declared_ranges_admit(page: Page) -> None:
     pairs = page.data["pairs"]
     assert isinstance(pairs, dict)
     admitted = sum(count for row in pairs["admitted"] for value, count in row if value)
-    assert admitted == 19_766  # as `benchmarks/pairs.py summary` counts them
+    command = [sys.executable, ROOT / "benchmarks" / "pairs.py", "summary", pairs_path()]
+    summary = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert f"{admitted:,} admitted by the declared ranges" in summary
 
 
 def test_a_time_line_has_the_outcomes_of_each_release_in_its_place(depot: Depot) -> None:

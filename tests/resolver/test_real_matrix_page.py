@@ -22,6 +22,8 @@ pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here"),
 ]
+PAIRS = read_classification(pairs_path())
+NEWEST = f"unsloth {PAIRS.unsloth[-1].version} with zoo {PAIRS.zoos[-1].version}"
 SEED_PAIR = "#pairs/2025.3.15/2025.3.9"
 KEY_ERROR = "KeyError: unsloth_zoo.rl_replacements.RL_REPLACEMENTS['grpo_compute_loss_slow']"
 
@@ -47,7 +49,7 @@ def tab(started: Tab, folder: Path) -> Iterator[Tab]:
 
 
 def show(tab: Tab, path: Path, matrix: Matrix, scanned: Sequence[Release] = ()) -> None:
-    content = page_content(matrix, read_classification(pairs_path()), scanned)
+    content = page_content(matrix, PAIRS, scanned)
     path.write_text(page_text(content), "utf-8")
     tab.call("Emulation.setEmulatedMedia", features=[scheme("light")])
     tab.open("about:blank")
@@ -121,23 +123,21 @@ def test_the_pointer_shows_the_pair_below_it_and_a_click_chooses_it(tab: Tab) ->
         "(document.getElementById('map').getBoundingClientRect())"
     )
     tab.mouse(left + width - 2, top + 2)
-    assert "unsloth 2026.10.9 with zoo 2026.10.9" in shown(tab, "pair")
+    assert NEWEST in shown(tab, "pair")
     tab.mouse(left + width - 2, top - 20)
     assert "unsloth 2025.3.15 with zoo 2025.3.9" in shown(tab, "pair")
     tab.mouse(left + width - 2, top + 2, click=True)
     tab.mouse(left + width - 2, top - 20)
-    assert "unsloth 2026.10.9 with zoo 2026.10.9" in shown(tab, "pair")
+    assert NEWEST in shown(tab, "pair")
 
 
 def test_search_narrows_every_view_and_says_how_much_is_left(tab: Tab) -> None:
     everything = counts(tab)
     search(tab, "grpo_compute_loss_slow")
-    assert counts(tab)[0] == "0"
-    assert 0 < int(counts(tab)[1]) < 500
-    assert 0 < int(counts(tab)[2]) < 50
-    assert counts(tab)[3] == "1"
+    assert "0" not in counts(tab)[1:]
+    assert all(now != before for now, before in zip(counts(tab), everything, strict=True))
     assert "pairs" in shown(tab, "status")
-    search(tab, "kaggle")
+    search(tab, "kaggle-2026-06")
     assert rows(tab) == ["kaggle-2026-06"]
     search(tab, " ")
     assert counts(tab) == everything
@@ -145,11 +145,12 @@ def test_search_narrows_every_view_and_says_how_much_is_left(tab: Tab) -> None:
 
 def test_filters_and_columns_order_the_stacks(tab: Tab) -> None:
     tab.run("document.getElementById('images').click()")
-    assert all("colab" in row or "kaggle" in row for row in rows(tab))
+    images = {stack.id for stack in load_matrix(data_paths().matrix).stacks if stack.image}
+    assert set(rows(tab)) == images
     tab.run("document.querySelector('#stack-head button').click()")
-    assert rows(tab) == sorted(rows(tab))
+    assert rows(tab) == sorted(images)
     tab.run("document.querySelector('#stack-head button').click()")
-    assert rows(tab) == sorted(rows(tab), reverse=True)
+    assert rows(tab) == sorted(images, reverse=True)
     assert tab.run("document.querySelector('#stack-head th').ariaSort") == "descending"
 
 
@@ -164,21 +165,23 @@ def test_a_row_opens_by_keyboard_and_shows_its_evidence(tab: Tab) -> None:
 
 def test_a_first_failure_can_be_picked_out_of_the_map(tab: Tab) -> None:
     go(tab, "#pairs")
+    everything = counts(tab)
     tab.run("document.querySelector('#reasons .pick').click()")
     count = tab.run("document.querySelector('#reasons .pick .count').innerText")
     assert counts(tab)[1] == count
     tab.run("document.querySelector('#reasons .pick').click()")
-    assert counts(tab)[1] == "39,639"
+    assert counts(tab) == everything
 
 
 def test_keys_walk_along_a_time_line_and_tell_what_broke(tab: Tab) -> None:
     go(tab, "#timelines")
     tab.run("document.querySelector('#lines svg').focus()")
-    assert "unsloth 2026.10.9" in shown(tab, "release")
-    assert "break unsloth-2026.10.8-certifi" in shown(tab, "release")
+    assert f"unsloth {PAIRS.unsloth[-1].version}\n" in shown(tab, "release")
     tab.press("Home")
     assert "unsloth 2025.2.2\n" in shown(tab, "release")
-    assert "14 of 181 releases of zoo that the declared ranges admit" in shown(tab, "release")
+    assert f" of {len(PAIRS.zoos)} releases of zoo that the declared ranges admit fail" in shown(
+        tab, "release"
+    )
     assert "ImportError: unsloth.DEVICE_TYPE" in shown(tab, "release")
     tab.press("ArrowRight")
     assert "unsloth 2025.2.3\n" in shown(tab, "release")

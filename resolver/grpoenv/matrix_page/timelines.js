@@ -55,7 +55,7 @@ class ReleaseFacts {
       ...this.outcomes.map(([term, outcome]) => [`${term}, ${outcome.as_of}`, ...outcomeWords(outcome)]),
       ["stacks", this.stacks.map((stack) => stack.id).join(", ") || "none"],
       ["strongest evidence", this.level ? chip(this.level, this.level) : ""],
-      ["pairs", admitted ? `${failing} of ${admitted} releases of ${other} that the declared ranges admit fail at import` : ""],
+      ["pairs", admitted ? `${failing} of ${admitted} releases of ${other} that the declared ranges admit fail` : ""],
       ...[...reasons].map(([reason, count]) => [`${count} ×`, code(reason)]),
       ...this.breaks.map((row) => [`break ${row.id}`, row.summary, ": ", code(row.symptom)]),
     ]);
