@@ -41,6 +41,7 @@ class Step:
         command: ``{out}`` stands for the folder of results.
         needs: a module that must be there.
         writes: the file for standard output, if it is a result; else it goes to the log.
+        answers: exit statuses of a step that did its work; grpoenv's 1 says that it found something.
 
     """
 
@@ -50,6 +51,7 @@ class Step:
     command: tuple[str, ...]
     needs: str = "torch"
     writes: str | None = None
+    answers: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -137,11 +139,12 @@ def steps(scale: Scale) -> list[Step]:
         Step("trainer-unsloth", "training", 240, (*trainer, "{out}/trainer-unsloth.json",
              "--modes", "unsloth"), needs="unsloth"),
         Step("verify", "evidence", 180, (*grpoenv, "verify", "--deep", "--json"),
-             writes="verify.json"),
+             writes="verify.json", answers=(0, 1)),
         Step("probe", "evidence", 30, (PYTHON, "benchmarks/gpu_checks.py", "probe", scale.device),
              writes="probe.json"),
         Step("matrix-test", "evidence", 370, (*grpoenv, "matrix", "test", "trl-1.16", "--json",
-             "--level", scale.level, "--campaign", "{out}/campaign", "--time-limit", "330"), writes="matrix-test.json"),
+             "--level", scale.level, "--campaign", "{out}/campaign", "--time-limit", "330"), writes="matrix-test.json",
+             answers=(0, 1)),
     ]  # fmt: skip
 
 
@@ -158,6 +161,7 @@ def environment(scale: Scale, out: Path) -> dict[str, str]:
         "GRPOENV_NO_UPDATE_CHECK": "1",
         "TRITON_DEFAULT_FP_FUSION": "1",
         "XDG_CACHE_HOME": str(out / "cache"),
+        "TRITON_CACHE_DIR": str(out / "cache" / "triton"),
     }
     if scale.device == "cpu":
         chosen |= {"UNSLOTH_ALLOW_CPU": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -176,9 +180,10 @@ def run(step: Step, scale: Scale, out: Path) -> dict[str, Any]:
     with log.open("w") as errors, (out / step.writes if step.writes else log).open("a") as output:
         if step.writes:
             output.truncate(0)
-        entry |= watch(
-            command, scale.patience * step.timeout_s, environment(scale, out), output, errors
-        )
+        limit = scale.patience * step.timeout_s
+        entry |= watch(command, limit, environment(scale, out), output, errors)
+    if entry.get("status", 0) not in step.answers:
+        entry["outcome"] = "failed"
     return {**entry, "seconds": round(time.monotonic() - start, 1)}
 
 
@@ -199,7 +204,7 @@ def watch(
         return {"outcome": "timed out"}
     finally:
         end_group(process)
-    return {"outcome": "done" if status == 0 else "failed", "status": status}
+    return {"outcome": "done", "status": status}
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:

@@ -26,7 +26,7 @@ def load(name: str) -> ModuleType:
 gpu, gpu_checks = load("gpu"), load("gpu_checks")
 
 
-def step(name: str, program: str, timeout_s: int = 60, **options: str):
+def step(name: str, program: str, timeout_s: int = 60, **options: object):
     return gpu.Step(name, "parity", timeout_s, (sys.executable, "-c", program), "json", **options)
 
 
@@ -41,13 +41,21 @@ def test_a_step_that_fails_is_recorded_and_the_others_go_on(tmp_path, capsys, on
         step("bad", "print('so it ends'); raise SystemExit(3)"),
         replace(step("lacking", ""), needs="no_such_module"),
         replace(step("missing", ""), command=("no-such-command",)),
+        step("finding", "raise SystemExit(1)", answers=(0, 1)),
         step("good", "print('{\"a\": 1}')", writes="good.json"),
     ]
     assert gpu.run_all(steps, once, tmp_path) == 1
     log = json.loads((tmp_path / "log.json").read_text())
     outcomes = {name: entry["outcome"] for name, entry in log.items()}
-    assert outcomes == {"bad": "failed", "lacking": "absent", "missing": "absent", "good": "done"}
-    assert log["bad"]["status"] == 3 and "so it ends" in capsys.readouterr().out
+    assert outcomes == {
+        "bad": "failed",
+        "lacking": "absent",
+        "missing": "absent",
+        "finding": "done",
+        "good": "done",
+    }
+    assert (log["bad"]["status"], log["finding"]["status"]) == (3, 1)
+    assert "so it ends" in capsys.readouterr().out
     assert log["lacking"]["reason"] == "no_such_module is not installed"
     assert log["missing"]["reason"] == "no-such-command: No such file or directory"
     assert json.loads((tmp_path / "good.json").read_text()) == {"a": 1}
