@@ -22,7 +22,7 @@ from grpoenv.campaign.command import Wanted, run_stacks
 from grpoenv.campaign.engines import LocalPool
 from grpoenv.campaign.evidence import differences, record
 from grpoenv.campaign.journal import Journal
-from grpoenv.campaign.limits import Limits, run_limited
+from grpoenv.campaign.limits import LimitedRun, Limits, run_limited
 from grpoenv.errors import InputError
 from grpoenv.matrix import Level
 from grpoenv.matrix_lint import lint
@@ -116,32 +116,60 @@ def test_steps_that_train_are_judged(depot: Depot, tmp_path: Path) -> None:
     assert failure.error.startswith("ModuleNotFoundError: No module named")
 
 
-FILL = "import os\nfor n in range({}):\n open(os.environ['HOME'] + '/' + str(n), 'ab').write(b'x' * {})\n"
+FILL = "for n in range({}):\n open(str(n), 'ab').write(b'x' * {})\n"
 SLEEP = "import time; time.sleep(60)"
+MEMORY = f"kept = bytearray(900 * 2**20); {SLEEP}"
 HOGS = {
-    "memory": (f"kept = bytearray(900 * 2**20); {SLEEP}", "it took more than 400 MiB of memory"),
+    "memory": (MEMORY, "it took more than 400 MiB of memory"),
     "time": ("while True: pass", "it had not ended after 3 s"),
     "disk": (FILL.format(100, 2**20) + SLEEP, "it wrote more than 50 MiB"),
-    "one file": (FILL.format(1, 80 * 2**20), "OSError: [Errno 27] File too large"),
     "a child's memory": (
-        f"import subprocess, sys\ncode = 'x = bytearray(900 * 2**20); {SLEEP}'\n"
-        + "subprocess.run([sys.executable, '-c', code], start_new_session=True)",
+        "import subprocess, sys\n"
+        + f"subprocess.run([sys.executable, '-c', {MEMORY!r}], start_new_session=True)",
         "it took more than 400 MiB of memory",
     ),
-    "a crash": ("import os\nos.kill(os.getpid(), 11)", "ended by signal 11"),
 }
 
 
+def run_code(tmp_path: Path, code: str, limits: Limits = LIMITS) -> LimitedRun:
+    (tmp_path / "home").mkdir()
+    return run_limited(
+        [sys.executable, "-c", code],
+        limits=limits,
+        folder=tmp_path / "home",
+        log=tmp_path / "log",
+        variables=os.environ,
+    )
+
+
 @pytest.mark.parametrize("hog", HOGS)
-def test_a_cell_that_takes_too_much_is_killed_and_says_what(
-    depot: Depot, tmp_path: Path, hog: str
-) -> None:
+def test_what_takes_too_much_is_killed(tmp_path: Path, hog: str) -> None:
     code, reason = HOGS[hog]
+    run = run_code(tmp_path, code, replace(LIMITS, time_s=3) if hog == "time" else LIMITS)
+    assert run.stopped == reason
+    assert run.status == -signal.SIGKILL
+
+
+def test_no_file_grows_beyond_the_limit_however_fast_it_is_written(tmp_path: Path) -> None:
+    run = run_code(tmp_path, FILL.format(1, 80 * 2**20))
+    assert (run.status, run.stopped) == (1, "")
+    assert (tmp_path / "log").read_text().endswith("OSError: [Errno 27] File too large\n")
+    assert (tmp_path / "home" / "0").stat().st_size == 50 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (MEMORY, "it took more than 400 MiB of memory"),
+        ("import os\nos.kill(os.getpid(), 11)", "ended by signal 11"),
+    ],
+)
+def test_a_cell_whose_import_is_killed_says_why(
+    depot: Depot, tmp_path: Path, code: str, reason: str
+) -> None:
     add_stack(depot, "one", code)
-    limits = replace(LIMITS, time_s=3) if hog == "time" else LIMITS
-    result = run_one(depot, tmp_path, "one", limits=limits)
-    assert result.failures[-1].error == reason
-    assert result.failures[-1].step == "import"
+    failure = run_one(depot, tmp_path, "one").failures[-1]
+    assert (failure.level, failure.step, failure.error) == (Level.IMPORTED, "import", reason)
 
 
 def test_children_that_left_their_session_are_killed_too(tmp_path: Path) -> None:
@@ -152,13 +180,7 @@ def test_children_that_left_their_session_are_killed_too(tmp_path: Path) -> None
         "print(child.pid, flush=True)\n"
         "time.sleep(600)\n"
     )
-    run = run_limited(
-        [sys.executable, "-c", script],
-        limits=Limits(time_s=1.5),
-        folder=tmp_path,
-        log=tmp_path / "log",
-        variables=os.environ,
-    )
+    run = run_code(tmp_path, script, Limits(time_s=1.5))
     assert run.stopped == "it had not ended after 1.5 s"
     pid = int((tmp_path / "log").read_text().split()[0])
     assert not is_running(pid)
