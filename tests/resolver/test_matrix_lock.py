@@ -15,6 +15,7 @@ from grpoenv import lock_recipe
 from grpoenv._data import DataPaths
 from grpoenv.errors import InputError
 from grpoenv.lockfile import read_lock
+from grpoenv.matrix_add import add_stack
 from grpoenv.matrix_file import load_matrix
 from grpoenv.matrix_lint import lint
 from grpoenv.matrix_lock import lock_stacks
@@ -281,3 +282,40 @@ def test_evidence_lasts_as_long_as_its_lock(uv: FakeUv, tmp_path: Path) -> None:
     )
     lock_stacks(paths, ["one"])
     assert str(load_matrix(paths.matrix).stacks[0].targets[0].level) == "resolved"
+
+
+def test_a_release_becomes_a_row_by_its_pin(uv: FakeUv, tmp_path: Path) -> None:
+    paths = data(tmp_path)
+    lock_stacks(paths, ["one"])
+    id_, locked = add_stack(paths, "trl==1.0", PYTHON)
+    assert (id_, locked.refused) == ("trl-1.0", {})
+    matrix = load_matrix(paths.matrix)
+    assert [stack.id for stack in matrix.stacks] == ["one", "trl-1.0"]
+    assert lint(matrix, paths.locks) == []
+    with pytest.raises(InputError, match=r"has the stack 'trl-1\.0' already"):
+        add_stack(paths, "TRL==1.0", PYTHON)
+
+
+def test_a_release_without_a_set_leaves_the_matrix_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = locked_data(tmp_path, monkeypatch)
+    before = paths.matrix.read_bytes()
+    refusal = UvRun(1, "", "Because only certifi<=2026.10.18 is available")
+    monkeypatch.setattr(lock_recipe, "run_uv", lambda *_, **__: refusal)
+    (error,) = add_stack(paths, "trl==1.0", PYTHON)[1].refused.values()
+    assert error.message.endswith("only certifi<=2026.10.18 is available")
+    assert paths.matrix.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("pin", "message"),
+    [
+        ("trl", "'trl' is not of the form PACKAGE==VERSION"),
+        ("trl>=1", "'trl>=1' is not of the form PACKAGE==VERSION"),
+        ("torch==2.7", "'torch==2.7' pins none of unsloth, trl"),
+    ],
+)
+def test_a_pin_that_names_no_stack_is_refused(tmp_path: Path, pin: str, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        add_stack(data(tmp_path), pin, PYTHON)

@@ -35,6 +35,9 @@ def add_matrix(verbs: Verbs) -> None:
         help="use other verdicts on pairs (benchmarks/pairs.py)",
     )
     add_verb(verbs, "lint", _lint, "check the matrix and its locks", "matrix")
+    add = add_verb(verbs, "add", _add, "make a row for a release, and lock it", "matrix")
+    add.add_argument("pin", metavar="PACKAGE==VERSION")
+    add.add_argument("--python", default="3.11", metavar="3.12", help="lock it for this Python")
     lock = add_verb(verbs, "lock", _lock, "resolve stacks with uv, write locks", "matrix")
     lock.add_argument("stacks", nargs="+", metavar="STACK", help="ids of stacks in the matrix")
     lock.add_argument(
@@ -138,6 +141,19 @@ def _lint(options: argparse.Namespace) -> int:
             print(error)
         print(f"{len(errors)} errors, {len(matrix.stacks)} stacks, {len(matrix.breaks)} breaks")
     return int(bool(errors))
+
+
+def _add(options: argparse.Namespace) -> int:
+    from grpoenv.matrix_add import add_stack
+
+    id_, locked = add_stack(matrix_data(options), options.pin, options.python)
+    for name, error in locked.refused.items():
+        raise OperationError(f"{name}: {error.message}", remedy=error.remedy)
+    if options.json:
+        print_json(options, 0, stack=id_, locks=[str(path) for path in locked.paths])
+    else:
+        print(id_)
+    return 0
 
 
 def _lock(options: argparse.Namespace) -> int:
