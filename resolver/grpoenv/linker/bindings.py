@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 
 from grpoenv.linker.evaluate import Frame
 from grpoenv.linker.faults import Faults, Need
@@ -14,6 +15,7 @@ from grpoenv.linker.values import (
     Class,
     Const,
     Function,
+    Keywords,
     Listing,
     ModuleRef,
     Registry,
@@ -128,6 +130,10 @@ class Bindings(Reach):
                 self.world.provided.add(key.value)
                 self.world.open_modules[key.value] = f"{frame.module.where(target)} replaces it"
                 self.world.forget()
+        elif isinstance(holder, Keywords) and isinstance(target.value, ast.Name):
+            more = {str(key.value)} if isinstance(key, Const) else set()
+            wider = replace(holder, names=holder.names | more, open=holder.open or not more)
+            self.bind(target.value.id, wider, frame)
 
     def patch(self, holder: Value, name: str, value: Value) -> None:
         """Note that a name of a module or class is given a value from outside."""
@@ -171,6 +177,10 @@ class Bindings(Reach):
         for target in node.targets:
             if isinstance(target, ast.Name) and frame.names is not None and self.sure:
                 frame.names.pop(target.id, None)
+            elif isinstance(target, ast.Subscript):
+                holder, key = self.eval(target.value, frame), self.eval(target.slice, frame)
+                if isinstance(holder, Keywords) and isinstance(key, Const):
+                    self.keyword(holder, str(key.value), target, frame)
         return Flow.ON
 
 

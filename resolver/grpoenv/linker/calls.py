@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 
+from grpoenv.linker.arguments import Handed, handed
 from grpoenv.linker.bindings import Bindings
 from grpoenv.linker.evaluate import Frame
-from grpoenv.linker.faults import Faults, Need
+from grpoenv.linker.faults import Fault, Faults, Need, Phase
 from grpoenv.linker.flow import Thrown
 from grpoenv.linker.modules import Module
 from grpoenv.linker.reach import Visits
@@ -33,6 +35,7 @@ __all__ = ["Calls"]
 _MAX_CALLS = 40
 _QUESTION_CALLS = 3
 _QUESTION = re.compile(r"_*(?:is|has|can|supports|should|need|needs|use|uses)_")
+_VARIABLES = ("os.environ.get", "os.getenv")
 
 
 class Calls(Bindings):
@@ -40,7 +43,8 @@ class Calls(Bindings):
 
     ``copied`` has the frame of a function whose source was moved elsewhere, ``receivers`` what the
     first parameter of a function is; ``elements`` and ``appended`` have what lists of modules and
-    lists under keys of their dictionaries were given.
+    lists under keys of their dictionaries were given. ``variables`` has the variables of the environment
+    that the packages set themselves.
     """
 
     def __init__(self, world: World, follows: frozenset[str], faults: Faults) -> None:
@@ -49,9 +53,13 @@ class Calls(Bindings):
         self.receivers: dict[ast.AST, Value] = {}
         self.elements: dict[tuple[str, str], list[Value]] = {}
         self.appended: dict[tuple[str, str, str], list[tuple[Value, ast.expr, Module]]] = {}
-        self._called: dict[ast.AST, Visits] = {}
-        self._results: dict[ast.AST, Const] = {}
+        self.variables: dict[str, Value] = {}
+        self._called: dict[tuple[ast.AST, Handed], Visits] = {}
+        self._results: dict[tuple[ast.AST, Handed], Const] = {}
+        self._lost: dict[tuple[ast.AST, Handed], list[Fault]] = {}
         self._asked: set[ast.AST] = set()
+        self._lambdas: dict[ast.Lambda, ast.FunctionDef] = {}
+        self._entered: list[Fault] | None = None
         self._returned: Value | None = None
         self._most_calls = _MAX_CALLS
 
@@ -128,8 +136,12 @@ class Calls(Bindings):
             self._check_call(callee, node, frame)
             if not self.sure and _is_question(callee.node):
                 self._ask(callee)
-            self.follow(callee)
-            return self._results.get(callee.node, self.result_of(callee))
+            known = self._handed(callee, node, frame)
+            self.follow(callee, known)
+            value = self._results.get((callee.node, known), UNKNOWN)
+            if isinstance(value, Const) and not isinstance(value.value, tuple):
+                return value
+            return replace(self.result_of(callee), value=value)
         if isinstance(callee, Class):
             maker = self.find_member(callee, "__init__")
             if isinstance(maker, Function):
@@ -138,6 +150,17 @@ class Calls(Bindings):
                 self.follow(maker)
             return Instance(callee)
         return UNKNOWN
+
+    def _known_call(self, node: ast.Call, callee: Value, arguments: list[Value]) -> Value | None:
+        """Return what is known of a call; in a default run no variable is set from outside."""
+        if self.phase is Phase.RUN and isinstance(callee, ModuleRef) and arguments:
+            if callee.name in _VARIABLES and isinstance(arguments[0], Const):
+                return self._variable(str(arguments[0].value), arguments[1:])
+        return super()._known_call(node, callee, arguments)
+
+    def _variable(self, name: str, otherwise: list[Value]) -> Value:
+        default = otherwise[0] if otherwise else Const(None)
+        return self.variables.get(name, default)
 
     def _check_call(
         self, function: Function, node: ast.Call, frame: Frame, of: Class | None = None
@@ -165,54 +188,83 @@ class Calls(Bindings):
         if function.node in self._asked:
             return
         self._asked.add(function.node)
-        before = self.faults, self._most_calls
-        self.faults, self._most_calls, self.sure = Faults(), self._calls + _QUESTION_CALLS, True
-        self._called.pop(function.node, None)
+        before = self.faults, self._most_calls, self._certain
+        self.faults, self._most_calls, self._certain = Faults(), self._calls + _QUESTION_CALLS, []
+        self.sure = True
+        self._called.pop((function.node, frozenset()), None)
         try:
             self.follow(function)
         except Thrown:
             pass  # then it has no answer
         finally:
-            self.faults, self._most_calls = before
+            self.faults, self._most_calls, self._certain = before
             self.sure = False
 
-    def follow(self, function: Function) -> None:
+    def _handed(self, function: Function, node: ast.Call, frame: Frame) -> Handed:
+        """Return what a call hands over, where that decides what code for a batch does."""
+        if self.phase is not Phase.RUN or not self._parent_of(function).handles_batch:
+            return frozenset()
+        evaluate = self.world.evaluator.eval
+        return handed(
+            node,
+            function,
+            frame.module,
+            lambda argument: evaluate(argument, frame),
+            lambda default: evaluate(default, Frame(function.module)),
+        )
+
+    def follow(self, function: Function, known: Handed = frozenset()) -> None:
         """Follow the body of a function, unless that was done or it is not one to follow."""
         if function.module.tree.name not in self.follows or self._calls >= self._most_calls:
-            return
-        if not self.is_new(self._called.setdefault(function.node, [])):
             return
         if isinstance(function.node, ast.AsyncFunctionDef):
             return
         if self.world.body_of(function.node).is_generator:
             return
-        before, self._returned = self._returned, None
+        visit = (function.node, known)
+        if self.is_new(self._called.setdefault(visit, [])):
+            self._follow_body(function, known)
+        else:
+            self._certain += self._lost.get(visit, [])
+
+    def _follow_body(self, function: Function, known: Handed) -> None:
+        before = (self._returned, self._entered, len(self._certain))
+        self._returned, self._entered = None, self._certain
         self._calls += 1
         try:
-            self.block(function.node.body, self.frame_of(function))
-            value = self._returned
-            if isinstance(value, Const) and not isinstance(value.value, tuple):
-                self._results[function.node] = value  # whatever it is called with
+            self.block(function.node.body, self.frame_of(function, known))
+            if isinstance(self._returned, Const):
+                self._results[function.node, known] = self._returned
         finally:
+            self._lost[function.node, known] = self._certain[before[2] :]
             self._calls -= 1
-            self._returned = before
+            self._returned, self._entered, _ = before
 
-    def frame_of(self, function: Function) -> Frame:
-        """Return a frame for the body of a function, its parameters unknown."""
-        names: dict[str, Value] = {}
+    def _parent_of(self, function: Function) -> Frame:
+        """Return the frame around a function: where its source was copied to, or was defined."""
+        around = self.copied.get(function.node) or self.closures.get(function.node)
+        return around or Frame(function.module)
+
+    def _eval_Lambda(self, node: ast.Lambda, frame: Frame) -> Value:
+        if node not in self._lambdas:
+            made = ast.FunctionDef("<lambda>", node.args, [ast.Return(node.body)], [])
+            self._lambdas[node] = ast.fix_missing_locations(ast.copy_location(made, node))
+        self.closures[self._lambdas[node]] = frame
+        return Function(frame.module, self._lambdas[node])
+
+    def frame_of(self, function: Function, known: Handed = frozenset()) -> Frame:
+        """Return a frame for the body of a function, its other parameters unknown."""
         arguments = function.node.args
         positional = [*arguments.posonlyargs, *arguments.args]
+        names: dict[str, Value] = {a.arg: UNKNOWN for a in (*positional, *arguments.kwonlyargs)}
+        names.update(known)
         receiver = self.receivers.get(function.node)
         if receiver is None and function.owner is not None:
             receiver = Instance(function.owner)
         if receiver is not None and positional:
             names[positional[0].arg] = receiver
-        parent = (
-            self.copied.get(function.node)
-            or self.closures.get(function.node)
-            or Frame(function.module)
-        )
-        return Frame(function.module, names, self.world.body_of(function.node).local, parent, 1)
+        local = self.world.body_of(function.node).local
+        return Frame(function.module, names, local, self._parent_of(function), 1)
 
 
 def _is_question(node: FunctionNode) -> bool:

@@ -22,8 +22,10 @@ from grpoenv.linker.values import (
     Const,
     Function,
     Instance,
+    Keywords,
     ModuleRef,
     Partial,
+    Plain,
     Registry,
     Result,
     Source,
@@ -67,7 +69,8 @@ class Frame:
     """Where names are looked up: a module's top level, or a function or class inside one.
 
     ``local`` are the names that the function binds itself; what is not in ``names`` of them is
-    unknown. ``missing`` are names that a copied source left behind, with the module it is from.
+    unknown. ``missing`` are names that a copied source left behind, with the module it is from;
+    ``batch`` tells that code there works on a batch, which is never empty.
     """
 
     module: Module
@@ -77,6 +80,12 @@ class Frame:
     depth: int = 0
     is_class: bool = False
     missing: dict[str, Module] = field(default_factory=dict)
+    batch: bool = False
+
+    @property
+    def handles_batch(self) -> bool:
+        """Tell whether this is code that works on a batch, or is inside such code."""
+        return self.batch or (self.parent is not None and self.parent.handles_batch)
 
 
 class Evaluator:
@@ -114,9 +123,11 @@ class Evaluator:
         return UNKNOWN
 
     def _eval_Tuple(self, node: ast.Tuple, frame: Frame) -> Value:
-        values = [self.eval(element, frame) for element in node.elts]
-        numbers = [v.value for v in values if isinstance(v, Const) and isinstance(v.value, int)]
-        return Const(tuple(numbers)) if len(numbers) == len(values) else UNKNOWN
+        plain: list[Plain] = []
+        for value in [self.eval(element, frame) for element in node.elts]:
+            if isinstance(value, Const) and not isinstance(value.value, (tuple, Version)):
+                plain.append(value.value)
+        return Const(tuple(plain)) if len(plain) == len(node.elts) else UNKNOWN
 
     def _eval_Name(self, node: ast.Name, frame: Frame) -> Value:
         return self.name(node.id, frame)
@@ -237,6 +248,10 @@ class Evaluator:
         index = self.eval(node.slice, frame)
         if isinstance(value, Registry) and isinstance(index, Const):
             return self._item(value, str(index.value), node, frame)
+        if isinstance(value, Keywords) and isinstance(index, Const):
+            self.keyword(value, str(index.value), node, frame)
+        if isinstance(value, Result):
+            value = value.value
         if isinstance(value, Const) and isinstance(value.value, tuple):
             if isinstance(index, Const) and isinstance(index.value, int):
                 if -len(value.value) <= index.value < len(value.value):
@@ -261,6 +276,9 @@ class Evaluator:
         """Return what stands for a key that is not there."""
         return UNKNOWN
 
+    def keyword(self, keywords: Keywords, key: str, node: ast.AST, frame: Frame) -> None:
+        """Look at a keyword that a function reads from those that its caller left over."""
+
     def _eval_Call(self, node: ast.Call, frame: Frame) -> Value:
         holder: Value = UNKNOWN
         if isinstance(node.func, ast.Attribute):
@@ -275,8 +293,31 @@ class Evaluator:
             made = _text_method(holder, node.func.attr, arguments)
             if made is not None:
                 return made
+            if isinstance(holder, (Registry, Keywords)) and arguments:
+                return self._dictionary_method(holder, arguments, node, frame)
         known = self._known_call(node, callee, arguments)
         return self.call(callee, node, frame) if known is None else known
+
+    def _dictionary_method(
+        self, holder: Registry | Keywords, arguments: list[Value], node: ast.Call, frame: Frame
+    ) -> Value:
+        """Return what ``get`` or ``pop`` of a dictionary gives."""
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        key = arguments[0]
+        if not isinstance(key, Const):
+            return UNKNOWN
+        if isinstance(holder, Keywords):
+            if method == "pop" and len(arguments) == 1:
+                self.keyword(holder, str(key.value), node, frame)
+            return UNKNOWN
+        items = self.world.items(holder)
+        if method != "get" or isinstance(items, Unknown):
+            return UNKNOWN
+        if str(key.value) in items:
+            return self._item(holder, str(key.value), node, frame)
+        if self.world.filled_elsewhere(holder):
+            return UNKNOWN
+        return arguments[1] if len(arguments) > 1 else Const(None)
 
     def call(self, callee: Value, node: ast.Call, frame: Frame) -> Value:
         """Return what a call gives of which only the callee is known."""
@@ -425,6 +466,9 @@ class Evaluator:
             return Const(not isinstance(found, Absent))
         if isinstance(value, Instance) and self._has_field(value.cls, name):
             return Const(True)
+        if isinstance(value, Partial) and value.cls is not None:
+            member = self.find_member(value.cls, name)
+            return UNKNOWN if isinstance(member, Unknown) else Const(member is not None)
         return UNKNOWN
 
     def _has_field(self, cls: Class, name: str, depth: int = 0) -> bool:
@@ -476,6 +520,7 @@ def truth_of(value: Value) -> bool | None:
 
 def _compare(left: Value, comparison: ast.cmpop, right: Value) -> Value:
     if isinstance(comparison, (ast.Is, ast.IsNot)):
+        left = left.value if isinstance(left, Result) else left
         if right != Const(None) or isinstance(left, Unknown):
             return UNKNOWN
         if isinstance(left, (ModuleRef, Instance, Registry)) and truth_of(left) is None:

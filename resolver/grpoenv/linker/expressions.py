@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 
 from grpoenv.linker.evaluate import Frame, truth_of
 from grpoenv.linker.faults import Faults, Need
@@ -15,6 +16,7 @@ from grpoenv.linker.values import (
     Absent,
     Class,
     Const,
+    Keywords,
     ModuleRef,
     Registry,
     Unknown,
@@ -34,8 +36,6 @@ class Expressions(Reach):
 
     def eval_other(self, node: ast.expr, frame: Frame) -> Value:
         """Follow an expression of which nothing can be known, and everything in it."""
-        if isinstance(node, ast.Lambda):
-            return UNKNOWN
         if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
             return self._comprehension(node, frame)
         for child in children(node):
@@ -79,33 +79,42 @@ class Expressions(Reach):
     def _eval_BoolOp(self, node: ast.BoolOp, frame: Frame) -> Value:
         stops_at = isinstance(node.op, ast.Or)
         value: Value = UNKNOWN
-        before, unsure = self.sure, False
-        try:
-            for operand in node.values:
-                value = self.eval(operand, frame)
-                truth = truth_of(value)
-                if truth is stops_at:
-                    return Const(stops_at) if unsure else value
-                if truth is None:
-                    unsure, self.sure = True, False
-        except Thrown:
-            if not unsure:
-                raise
-        finally:
-            self.sure = before
-        return UNKNOWN if unsure else value
+        for position, operand in enumerate(node.values):
+            value = self.eval(operand, frame)
+            truth = truth_of(value)
+            if truth is stops_at:
+                return value
+            if truth is None:
+                return self._rest(node.values[position + 1 :], stops_at, frame)
+        return value
+
+    def _rest(self, operands: Sequence[ast.expr], stops_at: bool, frame: Frame) -> Value:
+        """Follow the operands behind one that may have decided already."""
+        with self.unsure():
+            try:
+                for operand in operands:
+                    if truth_of(self.eval(operand, frame)) is stops_at:
+                        return Const(stops_at)
+            except Thrown:
+                pass
+        return UNKNOWN
 
     def _eval_IfExp(self, node: ast.IfExp, frame: Frame) -> Value:
         truth = truth_of(self.eval(node.test, frame))
         if truth is not None:
             return self.eval(node.body if truth else node.orelse, frame)
-        with self.unsure():
-            for branch in (node.body, node.orelse):
+        values: list[Value] = []
+        branches = []
+        for branch in (node.body, node.orelse):
+            with self.unsure() as certain:
                 try:
-                    self.eval(branch, frame)
+                    values.append(self.eval(branch, frame))
                 except Thrown:
-                    continue
-        return UNKNOWN
+                    values.append(UNKNOWN)
+            branches.append(certain)
+        self.settle(branches)
+        first, second = values
+        return first if isinstance(first, Const) and first == second else UNKNOWN
 
     def _missing_attribute(
         self, module: ModuleRef, name: str, absent: Absent, node: ast.AST, frame: Frame
@@ -150,6 +159,17 @@ class Expressions(Reach):
         if registry.module.tree is frame.module.tree and registry.module is frame.module:
             return self._collected(registry, key)
         return super()._item(registry, key, node, frame)
+
+    def keyword(self, keywords: Keywords, key: str, node: ast.AST, frame: Frame) -> None:
+        """Report a keyword that a function reads and its caller does not pass."""
+        if keywords.open or key in keywords.names:
+            return
+        line = getattr(node, "lineno", 0)
+        need = Need(
+            "keyword", frame.module.name, f"{keywords.function}[{key!r}]", frame.module, line
+        )
+        reason = f"{keywords.caller.where()} calls {keywords.function}() without it"
+        self.fault("KeyError", need, reason, keywords.caller.tree.name)
 
     def _collected(self, registry: Registry, key: str) -> Value:
         items = self.world.items(registry)

@@ -19,6 +19,7 @@ _VERBS = {
     "call": "calls",
     "result": "unpacks",
     "refusal": "decides on",
+    "keyword": "reads",
     "copied": "copies",
 }
 

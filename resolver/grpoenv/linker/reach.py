@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from grpoenv.linker.evaluate import Evaluator, Frame
 from grpoenv.linker.faults import Fault, Faults, Need, Phase
@@ -32,6 +33,7 @@ class Reach(Evaluator):
         self.phase = Phase.IMPORT
         self.sure = True
         self.start = ""
+        self._certain: list[Fault] = []
         self._guards: list[frozenset[str] | None] = []
         self._calls = 0
 
@@ -83,11 +85,21 @@ class Reach(Evaluator):
     def fault(self, exception: str, need: Need, reason: str, provider: str) -> None:
         """Note that ``need`` is not met; unwinds to the ``try`` that catches it, if any."""
         caught = any(keeps(guard, exception) for guard in self._guards)
-        self.faults.add(
-            Fault(need, exception, reason, provider, self.phase, self.sure, caught, self.start)
-        )
+        found = Fault(need, exception, reason, provider, self.phase, self.sure, caught, self.start)
+        self.faults.add(found)
         if caught:
             raise Thrown(exception)
+        self._certain.append(found)
+
+    def settle(self, branches: Sequence[Sequence[Fault]]) -> None:
+        """Note that one of ``branches`` is taken, each given as what is certainly met in it.
+
+        Where none is without a fault, the choice does not matter: one of them is certain.
+        """
+        if all(branches):
+            for found in branches:
+                self.faults.add(replace(found[0], sure=self.sure))
+            self._certain += [found[0] for found in branches]
 
     def is_new(self, visits: Visits) -> bool:
         """Tell whether a visit can find more than the ones before; if so, note it."""
@@ -105,10 +117,11 @@ class Reach(Evaluator):
         return frozenset().union(*(guard or frozenset() for guard in self._guards))
 
     @contextmanager
-    def unsure(self) -> Iterator[None]:
-        """Hold what is found inside to be uncertain."""
+    def unsure(self) -> Iterator[list[Fault]]:
+        """Hold what is found inside to be uncertain; give the faults that are certain once there."""
         before, self.sure = self.sure, False
+        outside, self._certain = self._certain, []
         try:
-            yield
+            yield self._certain
         finally:
-            self.sure = before
+            self.sure, self._certain = before, outside

@@ -43,8 +43,12 @@ class Statements(Calls):
         truth = truth_of(self.eval(node.test, frame))
         if truth is not None:
             return self.block(node.body if truth else node.orelse, frame)
-        with self.unsure():
-            flows = [self.tolerant(node.body, frame), self.tolerant(node.orelse, frame)]
+        flows, branches = [], []
+        for body in (node.body, node.orelse):
+            with self.unsure() as certain:
+                flows.append(self.tolerant(body, frame))
+            branches.append(certain)
+        self.settle(branches)
         return joined(flows)
 
     def _do_For(self, node: ast.For | ast.AsyncFor, frame: Frame) -> Flow:
@@ -55,6 +59,7 @@ class Statements(Calls):
                 self._loop(node.body, [], frame, sure=True)
         self.assign(node.target, UNKNOWN, node.iter, frame)
         filled = isinstance(node.iter, (ast.Tuple, ast.List)) and bool(node.iter.elts)
+        filled = filled or (self.phase is Phase.RUN and frame.handles_batch)
         return self._loop(node.body, node.orelse, frame, sure=filled)
 
     _do_AsyncFor = _do_For
@@ -68,7 +73,7 @@ class Statements(Calls):
     def _loop(
         self, body: Sequence[ast.stmt], orelse: Sequence[ast.stmt], frame: Frame, *, sure: bool
     ) -> Flow:
-        if sure and self.sure:
+        if sure:
             flow = self.block(body, frame)
         else:
             with self.unsure():
@@ -87,7 +92,7 @@ class Statements(Calls):
 
     def _do_Return(self, node: ast.Return, frame: Frame) -> Flow:
         value = Const(None) if node.value is None else self.eval(node.value, frame)
-        if self.sure:
+        if self._certain is self._entered:
             self._returned = value
         return Flow.OUT
 

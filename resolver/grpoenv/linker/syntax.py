@@ -56,7 +56,7 @@ _TELLING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The names that a function binds itself, its ``return`` statements, and whether it yields."""
+    """The names that a function binds itself, the ``return``s it may reach, whether it yields."""
 
     local: frozenset[str]
     returns: tuple[ast.Return, ...]
@@ -120,7 +120,10 @@ def body_of(node: FunctionNode) -> Body:
         elif isinstance(child, (ast.Yield, ast.YieldFrom)):
             is_generator = True
         queue += children(child)
-    return Body(frozenset(names - outside), tuple(returns), is_generator)
+    leaves = (s.lineno for s in node.body if isinstance(s, (ast.Return, ast.Raise)))
+    last = next(leaves, None)  # what follows is dead
+    reached = tuple(r for r in returns if last is None or r.lineno <= last)
+    return Body(frozenset(names - outside), reached, is_generator)
 
 
 def members_of(node: ast.ClassDef) -> dict[str, FunctionNode | None]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from grpoenv.linker.evaluate import Frame
 from grpoenv.linker.execute import Interpreter
 from grpoenv.linker.modules import Module
+from grpoenv.linker.syntax import walk
 from grpoenv.linker.values import (
     UNKNOWN,
     Class,
@@ -34,18 +35,25 @@ _TRAINER = "trl.trainer.grpo_trainer"
 _CONFIG = "trl.trainer.grpo_config"
 _METHODS = ("__init__", "train", "compute_loss", "_prepare_inputs", "log")
 _WRITER = "unsloth.models.rl"
+_WRITES = "_patch_trl_rl_trainers"
 _PARTS = "unsloth.models.rl_replacements"
 _ZOO_WRITER = "unsloth_zoo.compiler"
+_LOADER = "unsloth.models.llama"
+_OTHER_LOADERS = ("unsloth.models.vision",)
 _KEY = "grpo_trainer"
+_LOSS = "compute_loss"
 _TOP_LEVEL = re.compile(
     r"^(?:class|def)\s+(\w+)|^(\w+)\s*(?::[^=\n]+)?=[^=]|^\s*(?:from\s+[\w.]+\s+)?import\s+([^\n#]+)",
     re.MULTILINE,
 )
+_SET_VARIABLE = re.compile(r"""environ\[["'](\w+)["']\]\s*=\s*("\w*"|'\w*')?""")
+_PLAIN_IMPORT = re.compile(r"^import (\w+) *$", re.MULTILINE)
 
 
 def follow_default_run(interpreter: Interpreter) -> None:
     """Follow what a GRPO run does with its default options."""
     interpreter.begin_run()
+    interpreter.variables = _variables(interpreter)
     world = interpreter.world
     if isinstance(world.module(_PARTS), Module):
         _follow_written_trainer(interpreter)
@@ -54,6 +62,17 @@ def follow_default_run(interpreter: Interpreter) -> None:
             method = interpreter.find_member(trainer, name)
             if isinstance(method, Function):
                 interpreter.follow(Function(method.module, method.node, trainer, bound=True))
+
+
+def _variables(interpreter: Interpreter) -> dict[str, Value]:
+    """Return what the packages set in the environment of a run with a text model."""
+    found: dict[str, Value] = {}
+    for module in interpreter.world.parsed:
+        if module.name not in _OTHER_LOADERS:
+            for name, text in _SET_VARIABLE.findall(module.text):
+                value = Const(text[1:-1]) if module.name == _LOADER and text else UNKNOWN
+                found[name] = value if found.get(name, value) == value else UNKNOWN
+    return found
 
 
 def _class(interpreter: Interpreter, module: str, name: str) -> Value | None:
@@ -67,48 +86,86 @@ def _follow_written_trainer(interpreter: Interpreter) -> None:
     """Follow the methods that unsloth puts into its trainer, among the sources it copies."""
     copies = list(_copies(interpreter))
     names: dict[str, Value] = {name: ModuleRef(f"builtins.{name}") for name in dir(builtins)}
-    names.update((name, UNKNOWN) for name in _written_names(interpreter))
+    names |= _written_names(interpreter)
     names.update((copy.name, copy) for copy in copies)
     parts = interpreter.world.module(_PARTS)
     assert isinstance(parts, Module)
     for copy in copies:
-        scope = Frame(copy.of.module, names)
+        scope = Frame(copy.of.module, names, batch=True)
         scope.missing = _left_behind(interpreter, copy, names)
         interpreter.copied[copy.of.node] = scope
         for statement in copy.of.node.body if isinstance(copy.of, Class) else ():
             interpreter.copied[statement] = scope
         if copy.of.module.tree is not parts.tree:
             interpreter.statement(copy.of.node, scope)
+    _follow_methods(interpreter, Frame(parts, names, batch=True))
+
+
+def _follow_methods(interpreter: Interpreter, scope: Frame) -> None:
+    """Follow the loss, which every step computes, and the other methods for what calls them."""
+    methods = {
+        method.name: Function(scope.module, method, bound=True)
+        for maker, _, _ in interpreter.appended.get((_PARTS, "RL_FUNCTIONS", _KEY), [])
+        if isinstance(maker, Function)
+        for method in _inner_methods(maker.node)
+    }
     config = _class(interpreter, _CONFIG, "GRPOConfig")
-    trainer = Partial({"args": Instance(config)} if isinstance(config, Class) else {})
-    for maker in interpreter.appended.get((_PARTS, "RL_FUNCTIONS", _KEY), []):
-        if isinstance(maker[0], Function):
-            for method in _inner_methods(maker[0].node):
-                interpreter.copied[method] = Frame(parts, names)
-                interpreter.receivers[method] = trainer
-                interpreter.follow(Function(parts, method))
+    trainer = _class(interpreter, _TRAINER, "GRPOTrainer")
+    attributes: dict[str, Value] = {**methods}
+    if isinstance(config, Class):
+        attributes["args"] = Instance(config)
+    receiver = Partial(attributes, trainer if isinstance(trainer, Class) else None)
+    for function in methods.values():
+        interpreter.copied[function.node] = scope
+        interpreter.receivers[function.node] = receiver
+    for name, function in methods.items():
+        if name == _LOSS:
+            interpreter.follow(function)
+    with interpreter.unsure():
+        for function in methods.values():
+            interpreter.follow(function)
 
 
 def _copies(interpreter: Interpreter) -> Iterator[Source]:
     """Yield the functions and classes whose source goes into the written trainer."""
-    for value, _, _ in interpreter.appended.get((_PARTS, "RL_PRE_ITEMS", _KEY), []):
-        if isinstance(value, Source):
-            yield value
+    for value, argument, module in interpreter.appended.get((_PARTS, "RL_PRE_ITEMS", _KEY), []):
+        source = value if isinstance(value, Source) else _edited(interpreter, argument, module)
+        if source is not None:
+            yield source
     writer = interpreter.world.module(_WRITER)
-    if not isinstance(writer, Module) or "_patch_trl_rl_trainers" not in writer.bindings:
-        return
-    evaluator, frame = interpreter.world.evaluator, Frame(writer)
-    for node in ast.walk(writer.bindings["_patch_trl_rl_trainers"][-1].node):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            if node.func.attr == "getsource" and isinstance(node.args[0], ast.Name):
-                value = evaluator.eval(node, frame)
-                if isinstance(value, Source):
-                    yield value
+    if isinstance(writer, Module):
+        frame = Frame(writer)
+        for name, bindings in writer.bindings.items():
+            if name.startswith(_WRITES):
+                for call, _ in _sources_taken(bindings[-1].node):
+                    value = interpreter.world.evaluator.eval(call, frame)
+                    if isinstance(value, Source):
+                        yield value
 
 
-def _written_names(interpreter: Interpreter) -> set[str]:
+def _edited(interpreter: Interpreter, item: ast.expr, module: Module) -> Source | None:
+    """Return the source that a function of unsloth takes and edits, None for any other item."""
+    if not isinstance(item, ast.Call) or len(item.args) != 1:
+        return None
+    evaluate, frame = interpreter.world.evaluator.eval, Frame(module)
+    editor, edited = evaluate(item.func, frame), evaluate(item.args[0], frame)
+    if isinstance(editor, Function) and isinstance(edited, (Function, Class)):
+        if any(_sources_taken(editor.node)):
+            return Source(edited, edited.node.name)
+    return None
+
+
+def _sources_taken(node: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    """Yield the calls of ``inspect.getsource`` below ``node``, with the name each is given."""
+    for call in walk(node):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.args:
+            if call.func.attr == "getsource" and isinstance(call.args[0], ast.Name):
+                yield call, call.args[0].id
+
+
+def _written_names(interpreter: Interpreter) -> dict[str, Value]:
     """Return the names that the written trainer has besides the copies."""
-    names: set[str] = set()
+    names: dict[str, Value] = {}
     world = interpreter.world
     for module_name, wanted in ((_WRITER, "RLTrainer_replacement"), (_ZOO_WRITER, "import")):
         module = world.module(module_name)
@@ -123,7 +180,7 @@ def _written_names(interpreter: Interpreter) -> set[str]:
             names |= _names_in(text)
     trainer = world.module(_TRAINER)
     if isinstance(trainer, Module):
-        names |= set(trainer.bindings)
+        names |= dict.fromkeys(trainer.bindings.keys() - names.keys(), UNKNOWN)
     return names
 
 
@@ -135,15 +192,16 @@ def _texts(body: list[ast.stmt]) -> Iterator[str]:
                     yield node.value
 
 
-def _names_in(text: str) -> set[str]:
+def _names_in(text: str) -> dict[str, Value]:
     """Return the names that a piece of source binds, whether or not it parses."""
-    names = set()
+    names: dict[str, Value] = {}
     for defined, assigned, imported in _TOP_LEVEL.findall(text):
-        names |= {defined, assigned} - {""}
+        names.update((name, UNKNOWN) for name in (defined, assigned) if name)
         for part in imported.strip("() \\").split(","):
             words = part.split()
             if words:
-                names.add(words[-1].partition(".")[0].strip("()"))
+                names[words[-1].partition(".")[0].strip("()")] = UNKNOWN
+    names.update((name, ModuleRef(name)) for name in _PLAIN_IMPORT.findall(text))
     return names
 
 
@@ -167,15 +225,7 @@ def _left_behind(
 
 def _inner_methods(node: ast.AST) -> Iterator[ast.FunctionDef]:
     """Yield the functions inside ``node`` whose source it takes."""
-    taken = {
-        call.args[0].id
-        for call in ast.walk(node)
-        if isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Attribute)
-        and call.func.attr == "getsource"
-        and call.args
-        and isinstance(call.args[0], ast.Name)
-    }
+    taken = {name for _, name in _sources_taken(node)}
     for inner in ast.walk(node):
         if isinstance(inner, ast.FunctionDef) and inner is not node and inner.name in taken:
             yield inner

@@ -18,6 +18,7 @@ __all__ = [
     "Const",
     "Function",
     "Instance",
+    "Keywords",
     "Listing",
     "ModuleRef",
     "Partial",
@@ -27,6 +28,9 @@ __all__ = [
     "Unknown",
     "Value",
 ]
+
+
+Plain = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,9 @@ class ModuleRef:
 
 @dataclass(frozen=True)
 class Const:
-    """A text, number, version or truth value."""
+    """A text, number, version or truth value, or several."""
 
-    value: str | int | float | bool | Version | tuple[int, ...] | None
+    value: Plain | Version | tuple[Plain, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +88,10 @@ class Instance:
 
 @dataclass(frozen=True, eq=False)
 class Partial:
-    """An object of which only some attributes are known."""
+    """An object of which only some attributes are known; what else it has, ``cls`` tells."""
 
     attributes: Mapping[str, Value]
+    cls: Class | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,17 @@ class Result:
 
     function: Function
     filled: bool = False
+    value: Value = Unknown()
+
+
+@dataclass(frozen=True)
+class Keywords:
+    """The keywords that a call leaves to ``**keywords``; more of them where it is ``open``."""
+
+    names: frozenset[str]
+    open: bool
+    function: str
+    caller: Module = field(repr=False, compare=False)
 
 
 Value = (
@@ -133,6 +149,7 @@ Value = (
     | Listing
     | Source
     | Result
+    | Keywords
 )
 UNKNOWN = Unknown()
 ABSENT = Absent()
