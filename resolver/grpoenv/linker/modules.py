@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Literal
 
 from grpoenv.linker.sources import SourceTree
-from grpoenv.linker.syntax import children
+from grpoenv.linker.syntax import children, walk
 
-__all__ = ["Binding", "Module", "Opaque", "Test", "catches", "parse"]
+__all__ = ["Binding", "Module", "Opaque", "Test", "catches", "parse", "source_texts"]
 
 Test = tuple[ast.expr, bool] | None
 """A condition that a statement stands under and the value it needs; None where no test can tell."""
@@ -67,6 +67,11 @@ class Module:
             for name, binding in _bound_by(statement, tests, self):
                 found.setdefault(name, []).append(binding)
         return found
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """Every text in the module that may be a piece of source."""
+        return [text for statement in self.body for text in source_texts(statement)]
 
     @cached_property
     def future_annotations(self) -> bool:
@@ -133,6 +138,14 @@ class Module:
         if "globals()" in self.text and "exec(" in self.text:
             return frozenset(re.findall(r"\w+", self.text))
         return frozenset()
+
+
+def source_texts(node: ast.AST) -> Iterator[str]:
+    """Yield the texts below ``node`` that may be pieces of source."""
+    for each in walk(node):
+        if isinstance(each, ast.Constant) and isinstance(each.value, str):
+            if any(sign in each.value for sign in ("import ", "=", "def ")):
+                yield each.value
 
 
 def parse(tree: SourceTree, path: str, name: str, is_package: bool) -> Module | Opaque:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from grpoenv.linker.evaluate import Frame
 from grpoenv.linker.execute import Interpreter
-from grpoenv.linker.modules import Module
+from grpoenv.linker.modules import Module, source_texts
 from grpoenv.linker.syntax import walk
 from grpoenv.linker.values import (
     UNKNOWN,
@@ -29,15 +29,15 @@ from grpoenv.linker.values import (
     Value,
 )
 
-__all__ = ["follow_default_run"]
+__all__ = ["SETS_VARIABLE", "WRITER", "follow_default_run", "names_in"]
 
 _TRAINER = "trl.trainer.grpo_trainer"
 _CONFIG = "trl.trainer.grpo_config"
 _METHODS = ("__init__", "train", "compute_loss", "_prepare_inputs", "log")
-_WRITER = "unsloth.models.rl"
+_TEMPLATE = "unsloth.models.rl"
 _WRITES = "_patch_trl_rl_trainers"
 _PARTS = "unsloth.models.rl_replacements"
-_ZOO_WRITER = "unsloth_zoo.compiler"
+WRITER = "unsloth_zoo.compiler"
 _LOADER = "unsloth.models.llama"
 _OTHER_LOADERS = ("unsloth.models.vision",)
 _KEY = "grpo_trainer"
@@ -46,7 +46,7 @@ _TOP_LEVEL = re.compile(
     r"^(?:class|def)\s+(\w+)|^(\w+)\s*(?::[^=\n]+)?=[^=]|^\s*(?:from\s+[\w.]+\s+)?import\s+([^\n#]+)",
     re.MULTILINE,
 )
-_SET_VARIABLE = re.compile(r"""environ\[["'](\w+)["']\]\s*=\s*("\w*"|'\w*')?""")
+SETS_VARIABLE = re.compile(r"""environ\[["'](\w+)["']\]\s*=\s*("\w*"|'\w*')?""")
 _PLAIN_IMPORT = re.compile(r"^import (\w+) *$", re.MULTILINE)
 
 
@@ -69,7 +69,7 @@ def _variables(interpreter: Interpreter) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for module in interpreter.world.parsed:
         if module.name not in _OTHER_LOADERS:
-            for name, text in _SET_VARIABLE.findall(module.text):
+            for name, text in SETS_VARIABLE.findall(module.text):
                 value = Const(text[1:-1]) if module.name == _LOADER and text else UNKNOWN
                 found[name] = value if found.get(name, value) == value else UNKNOWN
     return found
@@ -132,7 +132,7 @@ def _copies(interpreter: Interpreter) -> Iterator[Source]:
         source = value if isinstance(value, Source) else _edited(interpreter, argument, module)
         if source is not None:
             yield source
-    writer = interpreter.world.module(_WRITER)
+    writer = interpreter.world.module(_TEMPLATE)
     if isinstance(writer, Module):
         frame = Frame(writer)
         for name, bindings in writer.bindings.items():
@@ -167,32 +167,24 @@ def _written_names(interpreter: Interpreter) -> dict[str, Value]:
     """Return the names that the written trainer has besides the copies."""
     names: dict[str, Value] = {}
     world = interpreter.world
-    for module_name, wanted in ((_WRITER, "RLTrainer_replacement"), (_ZOO_WRITER, "import")):
+    for module_name, wanted in ((_TEMPLATE, "RLTrainer_replacement"), (WRITER, "import")):
         module = world.module(module_name)
         if isinstance(module, Module):
-            for text in _texts(module.body):
+            for text in module.texts:
                 if wanted == "import" or "class Unsloth{" in text:
-                    names |= _names_in(text)
+                    names |= names_in(text)
     for value, argument, _ in interpreter.appended.get((_PARTS, "RL_PRE_ITEMS", _KEY), []):
         if isinstance(value, Const):
-            names |= _names_in(str(value.value))
-        for text in _texts([ast.Expr(argument)]):
-            names |= _names_in(text)
+            names |= names_in(str(value.value))
+        for text in source_texts(argument):
+            names |= names_in(text)
     trainer = world.module(_TRAINER)
     if isinstance(trainer, Module):
         names |= dict.fromkeys(trainer.bindings.keys() - names.keys(), UNKNOWN)
     return names
 
 
-def _texts(body: list[ast.stmt]) -> Iterator[str]:
-    for statement in body:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                if "import " in node.value or "=" in node.value or "def " in node.value:
-                    yield node.value
-
-
-def _names_in(text: str) -> dict[str, Value]:
+def names_in(text: str) -> dict[str, Value]:
     """Return the names that a piece of source binds, whether or not it parses."""
     names: dict[str, Value] = {}
     for defined, assigned, imported in _TOP_LEVEL.findall(text):

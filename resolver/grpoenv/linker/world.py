@@ -307,7 +307,13 @@ class World:
             return Opaque(name, f"{entry.tree.locate(entry.path)} is compiled", compiled=True)
         if entry.kind == "namespace":
             return Opaque(name, f"{entry.tree.locate(entry.path)} is a folder without __init__.py")
-        return parse(entry.tree, entry.path, name, entry.kind == "package")
+        return self.parsed_from(entry.tree, entry.path, name, entry.kind == "package")
+
+    def parsed_from(
+        self, tree: SourceTree, path: str, name: str, is_package: bool
+    ) -> Module | Opaque:
+        """Return a module of a package from its source."""
+        return parse(tree, path, name, is_package)
 
     def _taken(self, module: str, name: str) -> Value | Absent:
         """Return what ``from module import name`` binds; its absence is reported over there."""
