@@ -1,31 +1,40 @@
 """The default run of pairs, many at a time: of a release only what decides it is kept.
 
 A release is reduced once to the modules that write the trainer and the functions that go into it
-(`run_sources`). The default run of a pair is then followed in these alone (`default_run`): of trl,
-transformers and the rest of both packages nothing is known, and nothing is held against a pair.
+(`run_sources`). The default run of a pair is then followed in these alone (`default_run`), up to
+what certainly ends it. Of trl only the fields of its GRPOConfig are looked at; of everything else
+nothing is known, and nothing is held against a pair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from packaging.utils import NormalizedName
 from packaging.version import Version
 
 from grpoenv.linker.execute import Interpreter
-from grpoenv.linker.faults import Fault, Faults, Phase
+from grpoenv.linker.faults import Fault, Faults, Need, Phase
 from grpoenv.linker.link import FOLLOWED, roomy
 from grpoenv.linker.modules import Module, Opaque, parse
 from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.syntax import Body, FunctionNode
-from grpoenv.linker.trainer import SETS_VARIABLE, WRITER, follow_default_run, names_in
+from grpoenv.linker.trainer import (
+    LOADER,
+    OTHER_LOADERS,
+    SETS_VARIABLE,
+    WRITER,
+    follow_default_run,
+    names_in,
+)
 from grpoenv.linker.values import ModuleRef
 from grpoenv.linker.world import World
 
-__all__ = ["RunOutcome", "RunSources", "default_run", "run_sources"]
+__all__ = ["RunOutcome", "RunSources", "config_sources", "default_run", "run_sources"]
 
 _WHOLE = ("unsloth_zoo.rl_replacements", "unsloth.models.rl_replacements", "unsloth.models.rl")
+_CONFIG = "trl/trainer/grpo_config.py"
 
 
 @dataclass(eq=False)
@@ -66,6 +75,11 @@ class RunOutcome:
 class _KeptWorld(World):
     """The kept modules of two releases; of everything else nothing is known."""
 
+    @property
+    def versions(self) -> dict[NormalizedName, Version]:
+        """Nothing: what is kept of different releases may be the same."""
+        return {}
+
     def has_module(self, name: str) -> bool | None:
         return super().has_module(name) or None
 
@@ -90,29 +104,69 @@ class _KeptWorld(World):
         return bodies[node]
 
 
+class _FailedError(Exception):
+    """A default run has certainly failed; what it would meet later does not matter."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault)
+        self.fault = fault
+
+
+class _FirstFailure(Interpreter):
+    """Follows a default run up to what certainly ends it."""
+
+    def fault(self, exception: str, need: Need, reason: str, provider: str) -> None:
+        super().fault(exception, need, reason, provider)
+        self._stop(self._certain[-1:])
+
+    def settle(self, branches: Sequence[Sequence[Fault]]) -> None:
+        super().settle(branches)
+        if all(branches):
+            self._stop(branches[0])
+
+    def _stop(self, found: Sequence[Fault]) -> None:
+        if found and self.sure and self.phase is Phase.RUN:
+            raise _FailedError(found[0])
+
+
 def run_sources(tree: SourceTree) -> RunSources:
-    """Reduce a release to what decides a default run.
+    """Reduce a release of unsloth or of the zoo to what decides a default run.
 
     Besides whole modules that is what the others set in the environment, and the names that the
     zoo's compiler gives to every module that it writes.
     """
     files: dict[str, str] = {}
+    others: set[str] = set()
     for path in sorted(tree.paths()):
-        if path.endswith(".py"):
-            text = _kept(tree, path)
-            if text:
-                files[path] = text
+        name = path.removesuffix(".py").replace("/", ".")
+        if name in _WHOLE:
+            files[path] = _text(tree, path)
+        elif name in (LOADER, WRITER):
+            files[path] = _settings(tree, path, name)
+        elif path.endswith(".py") and name not in OTHER_LOADERS:
+            others.update(name for name, _ in SETS_VARIABLE.findall(_text(tree, path)))
+    package = str(tree.name).replace("-", "_")
+    files[f"{package}/environment.py"] = "".join(
+        f"os.environ['{n}'] = None\n" for n in sorted(others)
+    )
     return RunSources(tree.name, tree.version, files)
 
 
-def _kept(tree: SourceTree, path: str) -> str:
-    name = path.removesuffix(".py").replace("/", ".")
-    module = parse(tree, path, name, is_package=False) if name in (*_WHOLE, WRITER) else None
-    if name in _WHOLE:
-        return module.text if isinstance(module, Module) else ""
-    kept = SETS_VARIABLE.finditer(tree.read(path).decode("utf-8", "replace"))
-    lines = [f"os.{found[0].strip()}" + ("" if found[2] else "None") for found in kept]
-    if isinstance(module, Module):
+def config_sources(trl: SourceTree) -> RunSources:
+    """Reduce a release of trl to the fields of its GRPOConfig."""
+    return RunSources(trl.name, trl.version, {_CONFIG: _text(trl, _CONFIG)})
+
+
+def _text(tree: SourceTree, path: str) -> str:
+    return tree.read(path).decode("utf-8", "replace")
+
+
+def _settings(tree: SourceTree, path: str, name: str) -> str:
+    """Return what a module sets in the environment and, of the zoo's compiler, which names it writes."""
+    sets = SETS_VARIABLE.finditer(_text(tree, path))
+    lines = [f"os.{found[0].strip()}" + ("" if found[2] else "None") for found in sets]
+    module = parse(tree, path, name, is_package=False)
+    if name == WRITER and isinstance(module, Module):
         lines.append(f"WRITTEN = {_imports(module)!r}")
     return "\n".join(lines)
 
@@ -125,19 +179,19 @@ def _imports(writer: Module) -> str:
     )
 
 
-def default_run(unsloth: RunSources, zoo: RunSources) -> RunOutcome:
-    """Follow the default run of a pair."""
+def default_run(unsloth: RunSources, zoo: RunSources, config: RunSources | None) -> RunOutcome:
+    """Follow the default run of a pair, with a trl whose GRPOConfig has the fields of ``config``."""
     faults = Faults()
     with roomy():
-        world = _KeptWorld([unsloth, zoo])
-        for name in (path.removesuffix(".py") for path in (*unsloth.files, *zoo.files)):
-            world.module(name.replace("/", "."))
-        interpreter = Interpreter(world, FOLLOWED, faults)
+        world = _KeptWorld([unsloth, zoo, *([config] if config else [])])
+        for path in (*unsloth.files, *zoo.files):
+            world.module(path.removesuffix(".py").replace("/", "."))
+        interpreter = _FirstFailure(world, FOLLOWED, faults)
         for name in _WHOLE:
             interpreter.begin(name)
-        follow_default_run(interpreter)
-    met = [
-        fault for fault in faults.found.values() if fault.phase is Phase.RUN and not fault.caught
-    ]
-    certain = next((fault for fault in met if fault.sure), None)
-    return RunOutcome(certain, () if certain else tuple(met))
+        try:
+            follow_default_run(interpreter)
+        except _FailedError as failed:
+            return RunOutcome(failed.fault, ())
+    met = (fault for fault in faults.found.values() if fault.phase is Phase.RUN)
+    return RunOutcome(None, tuple(fault for fault in met if not fault.caught))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from grpoenv.linker.evaluate import Frame
 from grpoenv.linker.execute import Interpreter
@@ -29,7 +29,14 @@ from grpoenv.linker.values import (
     Value,
 )
 
-__all__ = ["SETS_VARIABLE", "WRITER", "follow_default_run", "names_in"]
+__all__ = [
+    "LOADER",
+    "OTHER_LOADERS",
+    "SETS_VARIABLE",
+    "WRITER",
+    "follow_default_run",
+    "names_in",
+]
 
 _TRAINER = "trl.trainer.grpo_trainer"
 _CONFIG = "trl.trainer.grpo_config"
@@ -38,8 +45,8 @@ _TEMPLATE = "unsloth.models.rl"
 _WRITES = "_patch_trl_rl_trainers"
 _PARTS = "unsloth.models.rl_replacements"
 WRITER = "unsloth_zoo.compiler"
-_LOADER = "unsloth.models.llama"
-_OTHER_LOADERS = ("unsloth.models.vision",)
+LOADER = "unsloth.models.llama"
+OTHER_LOADERS = ("unsloth.models.vision",)
 _KEY = "grpo_trainer"
 _LOSS = "compute_loss"
 _TOP_LEVEL = re.compile(
@@ -68,9 +75,9 @@ def _variables(interpreter: Interpreter) -> dict[str, Value]:
     """Return what the packages set in the environment of a run with a text model."""
     found: dict[str, Value] = {}
     for module in interpreter.world.parsed:
-        if module.name not in _OTHER_LOADERS:
+        if module.name not in OTHER_LOADERS:
             for name, text in SETS_VARIABLE.findall(module.text):
-                value = Const(text[1:-1]) if module.name == _LOADER and text else UNKNOWN
+                value = Const(text[1:-1]) if module.name == LOADER and text else UNKNOWN
                 found[name] = value if found.get(name, value) == value else UNKNOWN
     return found
 
@@ -137,7 +144,7 @@ def _copies(interpreter: Interpreter) -> Iterator[Source]:
         frame = Frame(writer)
         for name, bindings in writer.bindings.items():
             if name.startswith(_WRITES):
-                for call, _ in _sources_taken(bindings[-1].node):
+                for call, _ in _sources_taken(walk(bindings[-1].node)):
                     value = interpreter.world.evaluator.eval(call, frame)
                     if isinstance(value, Source):
                         yield value
@@ -150,14 +157,14 @@ def _edited(interpreter: Interpreter, item: ast.expr, module: Module) -> Source 
     evaluate, frame = interpreter.world.evaluator.eval, Frame(module)
     editor, edited = evaluate(item.func, frame), evaluate(item.args[0], frame)
     if isinstance(editor, Function) and isinstance(edited, (Function, Class)):
-        if any(_sources_taken(editor.node)):
+        if any(_sources_taken(walk(editor.node))):
             return Source(edited, edited.node.name)
     return None
 
 
-def _sources_taken(node: ast.AST) -> Iterator[tuple[ast.Call, str]]:
-    """Yield the calls of ``inspect.getsource`` below ``node``, with the name each is given."""
-    for call in walk(node):
+def _sources_taken(nodes: Iterable[ast.AST]) -> Iterator[tuple[ast.Call, str]]:
+    """Yield the calls of ``inspect.getsource`` among ``nodes``, with the name each is given."""
+    for call in nodes:
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.args:
             if call.func.attr == "getsource" and isinstance(call.args[0], ast.Name):
                 yield call, call.args[0].id
@@ -215,9 +222,8 @@ def _left_behind(
     return left
 
 
-def _inner_methods(node: ast.AST) -> Iterator[ast.FunctionDef]:
-    """Yield the functions inside ``node`` whose source it takes."""
-    taken = {name for _, name in _sources_taken(node)}
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.FunctionDef) and inner is not node and inner.name in taken:
-            yield inner
+def _inner_methods(maker: ast.AST) -> list[ast.FunctionDef]:
+    """Return the functions inside ``maker`` whose source it takes."""
+    inside = walk(maker)[1:]
+    taken = {name for _, name in _sources_taken(inside)}
+    return [node for node in inside if isinstance(node, ast.FunctionDef) and node.name in taken]
