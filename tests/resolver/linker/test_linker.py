@@ -1,8 +1,5 @@
 """Each mechanism by which one package takes something from another, on packages made for it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,38 +8,9 @@ from packaging.version import Version
 
 from grpoenv.linker import Fault, Linkage, Phase, Platform, link
 from grpoenv.linker.pairs import Scan, Taken, answers, first_failure, scan
+from resolver.linker.memory_tree import MemoryTree, tree
 
 USER, GIVER = "unsloth", "unsloth_zoo"
-
-
-@dataclass
-class MemoryTree:
-    """A package held in memory."""
-
-    name: NormalizedName
-    version: Version
-    files: dict[str, bytes] = field(repr=False)
-
-    def paths(self) -> Sequence[str]:
-        return list(self.files)
-
-    def read(self, path: str) -> bytes:
-        return self.files[path]
-
-    def locate(self, path: str) -> str:
-        return f"/site/{path}"
-
-
-def tree(name: str, version: str = "1.0", **files: str | bytes) -> MemoryTree:
-    """Make a package; a file's name has ``__`` for ``/`` and no ending, ``init`` is its top."""
-    package = name.replace("-", "_")
-    raw = {
-        f"{package}/{'__init__' if key == 'init' else key.replace('__', '/')}.py": (
-            text if isinstance(text, bytes) else text.encode()
-        )
-        for key, text in {"init": "", **files}.items()
-    }
-    return MemoryTree(NormalizedName(name.replace("_", "-")), Version(version), raw)
 
 
 def linked(user: str, giver: str = "", *, version: str = "1.0", **files: str) -> Linkage:
