@@ -30,6 +30,9 @@ _TIMEOUT_S = 3600.0
 _DRIVER = re.compile(r"driver (\d{3}(?:\.\d+)*)")
 _HELD = r"^[ \t]*(?:(?:class|def)\s+NAME\b|NAME\s*(?::[^=\n]+)?=|NAME\s*:)"
 
+_TAKEN = "already used"
+"""What is said of a name that is there and should not be."""
+
 
 def replay(incident: Incident, index: Index) -> Outcome:
     """Return what becomes of ``incident``."""
@@ -99,7 +102,8 @@ def _planned(incident: Incident, index: Index, outcome: Outcome) -> Outcome:
 
 def _quoted(incident: Incident) -> bool:
     """Tell whether the exception is a quotation, and not words about one in brackets."""
-    return not re.match(r"\w*(?:Error|Exception)? ?\(", incident.exception)
+    words = re.match(r"\w*(?:Error|Exception)? ?\(", incident.exception)
+    return not words and "not quoted" not in incident.exception
 
 
 def _script(incident: Incident, sides: Parties) -> str:
@@ -180,6 +184,11 @@ def _elsewhere(incident: Incident, sides: Parties, situation: Situation, script:
     consumers = _texts(situation, sides.consumers)
     if not script and consumers and not any(symbol in text for text in consumers):
         return f"as read, {', '.join(sides.consumers)} does not mention {symbol}"
+    if _TAKEN in incident.exception:
+        there = any(
+            re.search(rf"[\"']{symbol}[\"']", t) for t in _texts(situation, sides.providers)
+        )
+        return "" if there else f"as read, {', '.join(sides.providers)} has no {symbol}"
     held = re.compile(_HELD.replace("NAME", re.escape(symbol)), re.MULTILINE)
     if any(held.search(text) for text in _texts(situation, sides.providers)):
         return f"as read, {', '.join(sides.providers)} has {symbol}"
