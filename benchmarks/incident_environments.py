@@ -287,16 +287,15 @@ def _situation(
 ) -> Situation:
     exact = [f"{name}=={version.public}" for name, version in pins.items()]
     day = incident.day + timedelta(days=1) if incident.day else None
-    found = index.resolve(exact, exact, day, target) or index.resolve(exact, exact, None, target)
-    published = exact
+    found, published = index.resolve(exact, exact, day, target), exact
     if not found:
-        found, published = _around(exact, index, target)
+        found, published = _around(exact, day, index, target)
     on_index = frozenset(canonicalize_name(pin.partition("==")[0]) for pin in published)
     return Situation(reading, pins, {**found, **pins}, target, on_index, bool(found))
 
 
 def _around(
-    exact: list[str], index: Index, target: Target
+    exact: list[str], day: date | None, index: Index, target: Target
 ) -> tuple[dict[NormalizedName, Version], list[str]]:
     """Return the set around as many pins as have one, the first ones first, and which these are.
 
@@ -305,7 +304,7 @@ def _around(
     found: dict[NormalizedName, Version] = {}
     kept: list[str] = []
     for pin in exact:
-        more = index.resolve([*kept, pin], [*kept, pin], None, target)
+        more = index.resolve([*kept, pin], [*kept, pin], day, target)
         if more:
             found, kept = more, [*kept, pin]
     alone = [pin for pin in exact if pin not in kept and index.version(pin, None, target)]

@@ -105,6 +105,9 @@ def _blames(finding: Mapping[str, Any], sides: Parties) -> bool:
     if not sides.names:
         return True
     known = [side for side in (sides.consumers, sides.providers) if side]
+    if finding["check"] in ("linkage", "breaks"):
+        others = [half for half in culprit.split(" with ") if not _among(sides.names, half)]
+        return not others and all(_among(side, culprit) for side in known)
     if finding["check"] in _LINKED:
         return all(_among(side, culprit) for side in known)
     if finding["check"] == "requirements":

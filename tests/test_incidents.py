@@ -94,6 +94,7 @@ def test_a_glibc_that_was_too_old_is_one_before_the_one_asked_for(tmp_path: Path
         ({"check": "driver"}, False),
         ({"culprit": "unsloth 1 with transformers 5"}, False),
         ({"culprit": "unsloth-zoo 1 with trl 0.20.0"}, True),
+        ({"culprit": "trl 0.20.0 with vllm 1"}, False),
         ({"message": "ImportError: trl.trainer.utils.Other"}, False),
     ],
 )
