@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from grpoenv_kernels.tiles import DEFAULT_BUDGET_BYTES, Limits, TilePlan
+from grpoenv_kernels.tiles import DEFAULT_BUDGET_BYTES, Limits, StoredPlan, TilePlan
 
 if TYPE_CHECKING:
     from grpoenv_kernels.softmax_tile import RowScores, RowSums
@@ -36,6 +36,7 @@ __all__ = [
     "Needs",
     "RowBlock",
     "accumulate",
+    "area",
     "compute_dtype",
     "multiply",
 ]
@@ -77,6 +78,11 @@ class HeadOptions:
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Type that products are computed and summed in: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def area(memory: Tensor, rows: int, columns: int) -> Tensor:
+    """Return the first elements of flat memory as ``[rows, columns]``."""
+    return memory[: rows * columns].view(rows, columns)
 
 
 def multiply(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
@@ -138,6 +144,10 @@ class RowBlock:
     def folded_hidden(self) -> Tensor:
         """Return the hidden rows times ``inner``, ``[R, H]`` in the compute dtype."""
         return self.hidden if self.folded else self.hidden.to(self.inner.dtype) * self.inner
+
+    def weighing(self) -> Tensor:
+        """Return the factor ``[R]`` between a bias and the block's product, ones if not folded."""
+        return self.inner[:, 0] if self.folded else torch.ones_like(self.inner[:, 0])
 
     def fold(self, product: Tensor, bias: Tensor | None) -> Tensor:
         """Turn a product ``hidden @ W'`` of one tile into the folded one, in place."""
@@ -215,6 +225,11 @@ class Head:
         return self.weight.shape[0], self.hidden.shape[1]
 
     @property
+    def plan_shape(self) -> tuple[int, int]:
+        """The shape that says how many rows can be kept."""
+        return self.shape
+
+    @property
     def dtype(self) -> torch.dtype:
         """Compute dtype of the problem."""
         return compute_dtype(torch.promote_types(self.hidden.dtype, self.weight.dtype))
@@ -234,10 +249,24 @@ class Head:
         """Plan blocks whose logits are dropped tile by tile."""
         return TilePlan.streaming(rows, self.shape, self.dtype.itemsize, self.limits)
 
-    def stored_plan(self, rows: int) -> TilePlan:
-        """Plan blocks that keep their softmax weights."""
-        sizes = self.dtype.itemsize, self.operand.itemsize
-        return TilePlan.stored(rows, self.shape, *sizes, self.limits)
+    def kept_dtype(self, lent: Tensor | None) -> torch.dtype:
+        """Return the dtype in which softmax weights are kept.
+
+        It is bfloat16 where that is the operand, and where the weight gradient ``lent`` is in
+        bfloat16: it is rounded more coarsely than the sum of rounded weights.
+        """
+        narrow = lent is not None and lent.dtype == self.hidden.dtype == torch.bfloat16
+        return torch.bfloat16 if narrow else self.operand
+
+    def stored_plan(self, rows: int, lent: Tensor | None, adds: bool) -> StoredPlan:
+        """Plan a sweep that keeps softmax weights, also in the memory of the gradient ``lent``.
+
+        ``adds`` says whether one round of rows can add to the gradients of another.
+        """
+        dtype = self.kept_dtype(lent)
+        fit = 0 if lent is None or lent.dtype != dtype else self.weight.shape[1]
+        sizes = self.dtype.itemsize, dtype.itemsize
+        return StoredPlan.of(rows, self.plan_shape, *sizes, self.limits, lent=fit, adds=adds)
 
     def new_hidden_gradient(self, rows: int) -> Tensor:
         """Return memory for finished gradients of hidden rows, ``[rows, H]``.

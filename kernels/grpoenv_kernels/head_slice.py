@@ -10,7 +10,6 @@ from torch import Tensor
 
 from grpoenv_kernels.head import Head
 from grpoenv_kernels.softmax_tile import RowScores, RowSums, labels_inside
-from grpoenv_kernels.tiles import TilePlan
 
 __all__ = ["HeadSlice", "Share"]
 
@@ -73,11 +72,11 @@ class HeadSlice(Head):
         """Return the scores under the whole head; every process must call it with the same rows."""
         return self.share.combine(sums).scores()
 
-    def stored_plan(self, rows: int) -> TilePlan:
-        """Plan blocks that keep their softmax weights, the same in every process."""
+    @property
+    def plan_shape(self) -> tuple[int, int]:
+        """``(V, H)`` of an equal share."""
         columns = -(-self.share.vocabulary // dist.get_world_size(self.share.group))
-        sizes = self.dtype.itemsize, self.operand.itemsize
-        return TilePlan.stored(rows, (columns, self.shape[1]), *sizes, self.limits)
+        return columns, self.shape[1]
 
     def new_hidden_gradient(self, rows: int) -> Tensor:
         """Return memory for this process's part; the parts are summed before they are rounded."""

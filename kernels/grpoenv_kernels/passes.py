@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from grpoenv_kernels.head import Gradients, Head, Needs, RowBlock, accumulate, multiply
+from grpoenv_kernels.head import Gradients, Head, Needs, RowBlock, accumulate, area, multiply
 from grpoenv_kernels.softmax_tile import (
     RowCoefficients,
     RowScores,
@@ -18,7 +18,7 @@ from grpoenv_kernels.softmax_tile import (
 )
 from grpoenv_kernels.tiles import TilePlan, row_ranges
 
-__all__ = ["differentiate", "score"]
+__all__ = ["Recomputed", "TileSums", "differentiate", "score"]
 
 
 def score(head: Head, rows: Tensor, entropy: bool) -> RowScores:
@@ -68,33 +68,60 @@ def differentiate(
         needs: which gradients are needed.
 
     """
-    plan = head.streaming_plan(len(rows))
+    plan, unit = head.streaming_plan(len(rows)), _unit(head, rows, upstream)
     spans = list(row_ranges(len(rows), plan.rows))
-    total, unit = head.new_gradients(len(rows), needs), _unit(head, rows, upstream)
-    coefficients = [
-        RowCoefficients.of(
-            head.block(rows[span]), scores.select(span), upstream.select(span).times(unit)
-        )
+    total = head.new_gradients(len(rows), needs)
+    parts = [
+        Recomputed.of(head, rows[span], scores.select(span), upstream.select(span).times(unit))
         for span in spans
     ]
-    scratch = head.empty(plan.rows * plan.columns)
-    grads = scratch if head.folds else head.empty(len(scratch), dtype=head.operand)
+    products = head.empty(plan.rows * plan.columns)
+    grads = products if head.folds else head.empty(len(products), dtype=head.operand)
     for tile in plan.tiles(head.shape[0]):
         weight, bias = head.columns(tile), head.biases(tile)
-        sums = _TileSums.start(total, tile, head)
-        for span, own in zip(spans, coefficients, strict=True):
-            part = head.block(rows[span])
-            area, shape = len(part.targets) * len(weight), (len(part.targets), len(weight))
-            product, grad = scratch[:area].view(shape), grads[:area].view(shape)
-            multiply(part.hidden, weight.t(), product)
-            gradient_tile(product, grad, part, bias, tile.start, own)
+        sums = TileSums.start(total, tile, head, fresh=True)
+        for span, part in zip(spans, parts, strict=True):
+            grad, own = part.gradient(head, tile, weight, bias, products, grads)
             if total.hidden is not None:
                 accumulate(total.hidden[span], grad, weight)
-            sums.add(grad, part)
-        sums.store(total, tile, unit)
+            sums.add(grad, own.hidden, own.weighing())
+        sums.store(None if head.folds else 1 / unit)
     if total.hidden is not None:
         total.hidden.mul_(head.inner(rows) if head.folds else 1 / unit)
     return total
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """Rows (int64 ``[r]``) whose logits are computed again, and what their gradients are made of."""
+
+    rows: Tensor
+    coefficients: RowCoefficients
+
+    @staticmethod
+    def of(head: Head, rows: Tensor, scores: RowScores, upstream: Upstream) -> Recomputed:
+        """Combine scores and upstream gradients of the rows."""
+        return Recomputed(rows, RowCoefficients.of(head.block(rows), scores, upstream))
+
+    def gradient(
+        self,
+        head: Head,
+        tile: slice,
+        columns: Tensor,
+        bias: Tensor | None,
+        products: Tensor,
+        grads: Tensor,
+    ) -> tuple[Tensor, RowBlock]:
+        """Return the gradients by one tile of products, ``[r, C]`` as an operand, and the rows.
+
+        ``columns`` ``[C, H]`` and ``bias`` are those of the tile; ``products`` and ``grads`` are
+        flat scratch memory, which may be the same if their dtype is.
+        """
+        block, width = head.block(self.rows), len(columns)
+        product = area(products, len(self.rows), width)
+        into = product if head.folds else area(grads, len(self.rows), width)
+        multiply(block.hidden, columns.t(), product)
+        return gradient_tile(product, into, block, bias, tile.start, self.coefficients), block
 
 
 def _unit(head: Head, rows: Tensor, upstream: Upstream) -> Tensor:
@@ -115,39 +142,69 @@ def _unit(head: Head, rows: Tensor, upstream: Upstream) -> Tensor:
     return torch.exp2(exponent.clamp(-100, 100))
 
 
-class _TileSums(NamedTuple):
-    """Sums over rows for one vocabulary tile, in the compute dtype.
+@dataclass
+class TileSums:
+    """Sums over rows for one vocabulary tile, in the compute dtype, rounded once when stored.
 
     Attributes:
         columns: ``[C, h]`` sums for the weight or the adapter, where they go, and their columns of
             the hidden rows.
-        bias: ``[C]``.
+        bias: ``[C]``, and where it goes.
+        empty: whether nothing was added yet, and the sums are uninitialised.
 
     """
 
     columns: list[tuple[Tensor, Tensor, slice]]
-    bias: Tensor | None
+    bias: tuple[Tensor, Tensor] | None
+    empty: bool
 
     @staticmethod
-    def start(total: Gradients, tile: slice, head: Head) -> _TileSums:
+    def start(total: Gradients, tile: slice, head: Head, fresh: bool) -> TileSums:
+        """Start on top of what ``total`` has, or on nothing if that is ``fresh``.
+
+        Only gradients in the compute dtype can be added to.
+        """
         columns = []
         for whole, part in total.columns():
             into = whole[tile]
-            own = into if into.dtype == head.dtype else head.empty(*into.shape)
-            columns.append((own.zero_(), into, part))
-        bias = None if total.bias is None else head.empty(tile.stop - tile.start).zero_()
-        return _TileSums(columns, bias)
+            columns.append(
+                (into if into.dtype == head.dtype else head.empty(*into.shape), into, part)
+            )
+        bias = None
+        if total.bias is not None:
+            into = total.bias[tile]
+            bias = (torch.zeros_like(into, dtype=head.dtype), into)
+            if not fresh:
+                bias[0].copy_(into)
+        return TileSums(columns, bias, fresh)
 
-    def add(self, grad: Tensor, part: RowBlock) -> None:
-        for own, _, columns in self.columns:
-            accumulate(own, grad.t(), part.hidden[:, columns])
+    def add(self, grad: Tensor, hidden: Tensor, weighing: Tensor) -> None:
+        """Add ``grad' @ hidden`` of rows, ``[r, C]`` and ``[r, H]``, and ``grad' @ weighing``."""
+        for own, _, part in self.columns:
+            if self.empty:
+                multiply(grad.t(), hidden[:, part], own)
+            else:
+                accumulate(own, grad.t(), hidden[:, part])
         if self.bias is not None:
-            rows = part.inner[:, 0] if part.folded else torch.ones_like(part.inner[:, 0])
-            self.bias.addmv_(grad.t().to(rows.dtype), rows)
+            self.bias[0].addmv_(grad.t().to(weighing.dtype), weighing)
+        self.empty = False
 
-    def store(self, total: Gradients, tile: slice, unit: Tensor) -> None:
+    def add_rows(self, local: Tensor, hidden: Tensor, weighing: Tensor) -> None:
+        """Add one row ``[H]`` of ``hidden`` to each of the columns ``local``, after an `add`."""
+        for own, _, part in self.columns:
+            own.index_add_(0, local, hidden[:, part])
+        if self.bias is not None:
+            self.bias[0].index_add_(0, local, weighing)
+
+    def store(self, factor: Tensor | None = None) -> None:
+        """Write the sums, times ``factor``, to where they go."""
         for own, into, _ in self.columns:
+            if self.empty:
+                own.zero_()
+            if factor is not None:
+                own.mul_(factor)
             if own is not into:
-                into.copy_(own.div_(unit))
-        if total.bias is not None and self.bias is not None:
-            total.bias[tile] = self.bias / unit
+                into.copy_(own)
+        if self.bias is not None:
+            own, into = self.bias
+            into.copy_(own if factor is None else own * factor)

@@ -1,23 +1,30 @@
-"""One sweep for a trainable head: a block of rows keeps its softmax weights until its gradients."""
+"""One sweep for a trainable head: softmax weights are kept until the coefficients are known.
+
+Rows are scored first; then, tile after tile of the vocabulary, their softmax weights make the
+hidden gradient and, summed over the rows before it is rounded, the weight gradient. In between they
+lie in the memory of the weight gradient itself, which nothing needs before, and in the budget. The
+rows that find no place are swept like those of a frozen head, and their logits computed again for
+the weight gradient.
+
+A weight gradient in the compute dtype is a float32 sum: there further rounds of rows follow, each
+in the budget, and nothing is computed again. One in bfloat16 is made in a single round, so that no
+partial sum is rounded.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from grpoenv_kernels.head import Gradients, Head, Needs, RowBlock, accumulate, multiply
+from grpoenv_kernels.head import Gradients, Head, Needs, accumulate
+from grpoenv_kernels.kept import KeptBlock, LiveRows, Workspace
 from grpoenv_kernels.local_objective import Objective, Swept, row_terms
-from grpoenv_kernels.softmax_tile import (
-    RowScores,
-    RowSums,
-    fold_tile,
-    label_slope,
-    labels_inside,
-    scale_rows,
-)
-from grpoenv_kernels.tiles import TilePlan, row_ranges
+from grpoenv_kernels.passes import Recomputed, TileSums
+from grpoenv_kernels.softmax_tile import RowScores, RowSums, Upstream, labels_inside
+from grpoenv_kernels.streamed import sweep_streamed
+from grpoenv_kernels.tiles import Place
 
 __all__ = ["sweep_stored"]
 
@@ -27,29 +34,17 @@ def sweep_stored(
 ) -> Swept:
     """Sweep the given rows for the loss and every gradient that is needed.
 
-    Rows with a zero derivative cost ``U``, the others ``2U`` or, with the weight gradient, ``3U``.
-    The bias gradient comes in the compute dtype. A weight that is not in the compute dtype must
-    fit in one block.
+    Rows with a zero derivative cost ``U``, the others ``2U`` or, with the weight gradient, ``3U``;
+    those without a place ``2U`` and ``4U``. The bias gradient comes in the compute dtype.
     """
-    plan = head.stored_plan(len(rows))
-    store = _Store.allocate(head, plan, len(rows), entropy)
     total = _start(head, len(rows), needs)
-    losses, grads, found, fresh = head.empty(len(rows)), head.empty(len(rows)), [], True
-    for span in row_ranges(len(rows), plan.rows):
-        block = head.block(rows[span])
-        scores = store.fill(head, block)
-        losses[span], grad = row_terms(objective, scores.logps, rows[span], graded=True)
-        found.append(scores)
-        grads[span] = grad
-        live = grad.nonzero()[:, 0]
-        if len(live):
-            into = None if total.hidden is None else total.hidden[span]
-            _add_gradients(head, store, _Live(block, scores, grad, live), total, into, fresh)
-            fresh = False
-    for unset, _ in total.columns() if fresh else []:
-        unset.zero_()
-    scores = RowScores.concatenate(found or [RowSums.start(0, head.empty(), entropy).scores()])
-    return Swept(losses.sum(), scores, grads, total)
+    adds = all(whole.dtype == head.dtype for whole, _ in total.columns())
+    plan = head.stored_plan(len(rows), total.weight, adds)
+    work = Workspace.allocate(head, plan, head.kept_dtype(total.weight))
+    sweep = _Sweep(head, rows, objective, entropy, needs, total, work)
+    for places in plan.rounds(len(rows)):
+        sweep.add_round(places)
+    return sweep.finish()
 
 
 def _start(head: Head, rows: int, needs: Needs) -> Gradients:
@@ -60,140 +55,132 @@ def _start(head: Head, rows: int, needs: Needs) -> Gradients:
 
 
 @dataclass
-class _Store:
-    """Softmax weights of one block, tile after tile, and the references they are relative to."""
+class _Sweep:
+    """The problem, and what was found in the rounds so far; ``fresh`` before the first gradient."""
 
-    weights: Tensor
-    scratch: Tensor
-    tiles: list[slice]
-    sums: RowSums
-    references: list[Tensor]
+    head: Head
+    rows: Tensor
+    objective: Objective
+    entropy: bool
+    needs: Needs
+    total: Gradients
+    work: Workspace
+    found: list[tuple[Tensor, RowScores, Tensor]] = field(default_factory=list)
+    fresh: bool = True
 
-    @staticmethod
-    def allocate(head: Head, plan: TilePlan, rows: int, entropy: bool) -> _Store:
-        used = min(rows, plan.rows)
-        weights = head.empty(used * head.shape[0], dtype=head.operand)
-        sums = RowSums.start(0, head.empty(), entropy)
-        scratch = head.empty(used * plan.columns)
-        return _Store(weights, scratch, list(plan.tiles(head.shape[0])), sums, [])
+    def add_round(self, places: list[tuple[Place, slice]]) -> None:
+        """Score blocks of rows and add their gradients."""
+        live, again = list[_Part](), list[Recomputed]()
+        for place, span in places:
+            if place is Place.NOWHERE:
+                again.append(self._stream(span))
+                continue
+            block, scores, grad = self._keep(span, place)
+            if bool(grad.any()):
+                live.append(_Part.start(self.head, block, LiveRows.of(block, scores, grad), span))
+        if not live and not again:
+            return
+        for index, tile in enumerate(self.work.tiles):
+            self._add_tile(index, tile, live, again)
+        for part in live:
+            part.finish(self.head, self.total.hidden)
+        self.fresh = False
 
-    def tile(self, index: int, rows: int) -> Tensor:
-        """Return the weights ``[rows, C]`` of one tile."""
-        tile = self.tiles[index]
-        return self.weights[tile.start * rows : tile.stop * rows].view(rows, -1)
+    def _keep(self, span: slice, place: Place) -> tuple[KeptBlock, RowScores, Tensor]:
+        memory, lent = self.work.kept, place is Place.GRADIENT
+        if lent and self.total.weight is not None:
+            memory = self.total.weight
+        block = KeptBlock.of(self.head, self.rows[span], self.entropy, memory, lent)
+        for tile in self.work.tiles:
+            block.fold(self.head.columns(tile), self.head.biases(tile), tile, self.work)
+        scores = self.head.close(block.sums)
+        terms, grad = row_terms(self.objective, scores.logps, self.rows[span], graded=True)
+        self.found.append((terms.sum(), scores, grad))
+        return block, scores, grad
 
-    def fill(self, head: Head, block: RowBlock) -> RowScores:
-        """Score a block, replacing what was stored."""
-        rows, entropy = len(block.targets), self.sums.moment is not None
-        self.sums, self.references = RowSums.start(rows, head.empty(), entropy), []
-        for index, tile in enumerate(self.tiles):
-            width = tile.stop - tile.start
-            product = self.scratch[: rows * width].view(rows, width)
-            multiply(block.hidden, head.columns(tile).t(), product)
-            into, bias = self.tile(index, rows), head.biases(tile)
-            fold_tile(product, into, block, bias, tile.start, self.sums, keep=True)
-            self.references.append(self.sums.reference)
-        return head.close(self.sums)
+    def _stream(self, span: slice) -> Recomputed:
+        own = self.rows[span]
+        swept = sweep_streamed(self.head, own, self.objective, self.entropy, self.needs)
+        self.found.append((swept.loss, swept.scores, swept.by_logps))
+        if self.total.hidden is not None and swept.gradients.hidden is not None:
+            self.total.hidden[span] = swept.gradients.hidden
+        live = swept.by_logps.nonzero()[:, 0]
+        upstream = Upstream(swept.by_logps[live], None)
+        return Recomputed.of(self.head, own[live], swept.scores.select(live), upstream)
 
-    def settle(self, index: int, live: _Live) -> Tensor:
-        """Return one tile's weights of the live rows, relative to the last references."""
-        share = live.take(self.tile(index, live.size))
-        scale_rows(share, live.take(torch.exp2(self.references[index] - self.sums.reference)))
-        return share
+    def _add_tile(
+        self, index: int, tile: slice, live: list[_Part], again: list[Recomputed]
+    ) -> None:
+        columns, bias = self.head.columns(tile), self.head.biases(tile)
+        sums = TileSums.start(self.total, tile, self.head, self.fresh)
+        for part in live:
+            share = part.block.share(index, part.live, self.work)
+            if self.total.hidden is not None:
+                accumulate(part.by_hidden, share, columns)
+            part.add_columns(share, tile, sums)
+        for block in again:
+            grad, rows = block.gradient(
+                self.head, tile, columns, bias, self.work.product, self.work.share
+            )
+            sums.add(grad, rows.hidden, rows.weighing())
+        sums.store()
 
-
-class _Live:
-    """The rows of a block that have a gradient, with what the gradient needs.
-
-    Attributes:
-        rows: their positions in the block, or ``None`` if they are all of it.
-        size: rows of the whole block.
-        block: these rows.
-        others: ``[r, 1]``, coefficient on the softmax weights, less their reference's factor.
-        label: ``[r, 1]``, coefficient of the label's own column.
-        log_z: ``[r, 1]``.
-
-    """
-
-    def __init__(self, block: RowBlock, scores: RowScores, grad: Tensor, live: Tensor) -> None:
-        self.size = len(grad)
-        self.rows = None if len(live) == self.size else live
-        if self.rows is not None:
-            block, scores, grad = block.select(live), scores.select(live), grad[live]
-        self.block, self.log_z = block, scores.log_z[:, None]
-        grad = grad * block.slope[:, 0]
-        self.others = -grad[:, None]
-        self.label = (-torch.expm1(scores.logps) * label_slope(scores, block) * grad)[:, None]
-
-    def take(self, values: Tensor) -> Tensor:
-        """Return the live rows of a tensor that has all rows of the block."""
-        return values if self.rows is None else values[self.rows]
-
-
-def _add_gradients(
-    head: Head, store: _Store, live: _Live, total: Gradients, into: Tensor | None, fresh: bool
-) -> None:
-    """Add one block's gradients; ``into`` ``[R, H]`` is its part of the hidden gradient."""
-    by_hidden = None if into is None else head.empty(*live.block.hidden.shape).zero_()
-    reference = live.take(store.sums.reference)[:, None]
-    scale = live.others * torch.exp2(reference - live.log_z)
-    columns_of = _Columns.start(head, live, scale, total, fresh)
-    for index, tile in enumerate(store.tiles):
-        share = store.settle(index, live)
-        if by_hidden is not None:
-            accumulate(by_hidden, share, head.columns(tile))
-        columns_of.add(share, tile)
-    if into is not None and by_hidden is not None:
-        at_label = head.label_rows(live.block.targets)
-        by_hidden.mul_(scale).addcmul_(at_label, live.label).mul_(live.block.inner)
-        into[slice(None) if live.rows is None else live.rows] = by_hidden.to(into.dtype)
+    def finish(self) -> Swept:
+        """Return everything."""
+        for unset, _ in self.total.columns() if self.fresh else []:
+            unset.zero_()
+        none = RowSums.start(0, self.head.empty(), self.entropy).scores()
+        losses = [loss for loss, _, _ in self.found]
+        return Swept(
+            torch.stack([self.head.empty(1).zero_()[0], *losses]).sum(),
+            RowScores.concatenate([none, *(scores for _, scores, _ in self.found)]),
+            torch.cat([self.head.empty(), *(grad for _, _, grad in self.found)]),
+            self.total,
+        )
 
 
 @dataclass(frozen=True)
-class _Columns:
-    """The gradients of weight, adapter and bias of one block's live rows.
+class _Part:
+    """The live rows of a kept block on the way to their gradients.
 
     Attributes:
-        total: what is added to.
-        fresh: whether ``total`` is still uninitialised, but for the bias.
-        targets: ``[r]``.
-        hidden: ``[r, H]``, the folded hidden rows times the coefficient of the softmax weights, as
-            an operand.
-        label: ``[r, H]``, the folded hidden rows times the coefficient of the label's column.
-        inner: ``[r]`` and ``[r]``, the same for the bias.
+        block: the block.
+        live: its rows with a gradient.
+        span: where the block lies among the rows of the sweep.
+        by_hidden: ``[r, H]``, sums of weight rows, in the compute dtype.
+        scaled: ``[r, H]``, folded hidden rows times the coefficient of the weights, an operand.
+        labelled: ``[r, H]``, folded hidden rows times the coefficient of the label's column.
 
     """
 
-    total: Gradients
-    fresh: bool
-    targets: Tensor
-    hidden: Tensor
-    label: Tensor
-    inner: tuple[Tensor, Tensor]
+    block: KeptBlock
+    live: LiveRows
+    span: slice
+    by_hidden: Tensor
+    scaled: Tensor
+    labelled: Tensor
 
     @staticmethod
-    def start(head: Head, live: _Live, scale: Tensor, total: Gradients, fresh: bool) -> _Columns:
-        block = live.block
-        hidden = block.folded_hidden() if total.columns() else block.inner
-        inner = ((block.inner * scale)[:, 0], (block.inner * live.label)[:, 0])
-        scaled = (hidden * scale).to(head.operand)
-        return _Columns(total, fresh, block.targets, scaled, hidden * live.label, inner)
+    def start(head: Head, block: KeptBlock, live: LiveRows, span: slice) -> _Part:
+        hidden = live.block.folded_hidden()
+        scaled = (hidden * live.scale).to(head.operand)
+        by_hidden = head.empty(*hidden.shape).zero_()
+        return _Part(block, live, span, by_hidden, scaled, hidden * live.label)
 
-    def add(self, share: Tensor, tile: slice) -> None:
-        """Add one tile's gradients."""
-        rows, local = labels_inside(self.targets, tile.start, share.shape[1])
-        for total, columns in self.total.columns():
-            into, hidden = total[tile], self.hidden[:, columns]
-            same = into.dtype == self.label.dtype
-            own = into if same else self.label.new_empty(into.shape)
-            if self.fresh:
-                multiply(share.t(), hidden, own)
-            else:
-                accumulate(own, share.t(), hidden)
-            own.index_add_(0, local, self.label[rows, columns])
-            if not same:
-                into.copy_(own)
-        if self.total.bias is not None:
-            bias = self.total.bias[tile]
-            bias.addmv_(share.t().to(bias.dtype), self.inner[0])
-            bias.index_add_(0, local, self.inner[1][rows])
+    def add_columns(self, share: Tensor, tile: slice, sums: TileSums) -> None:
+        """Add to the gradients by one tile's columns, from its weights ``share``."""
+        inner, live = self.live.block.inner, self.live
+        sums.add(share, self.scaled, (inner * live.scale)[:, 0])
+        rows, local = labels_inside(live.block.targets, tile.start, share.shape[1])
+        sums.add_rows(local, self.labelled[rows], (inner * live.label)[rows, 0])
+
+    def finish(self, head: Head, total: Tensor | None) -> None:
+        """Write the hidden gradient into ``total``, that of all rows."""
+        if total is None:
+            return
+        live, into = self.live, total[self.span]
+        at_label = head.label_rows(live.block.targets)
+        found = self.by_hidden.mul_(live.scale).addcmul_(at_label, live.label)
+        into[slice(None) if live.rows is None else live.rows] = found.mul_(live.block.inner).to(
+            into.dtype
+        )

@@ -33,16 +33,13 @@ from grpoenv_kernels.sharded import gather_sharded
 from grpoenv_kernels.softmax_tile import Upstream
 from grpoenv_kernels.stored import sweep_stored
 from grpoenv_kernels.streamed import sweep_streamed
-from grpoenv_kernels.tiles import DEFAULT_BUDGET_BYTES, MIN_STORED_ROWS
+from grpoenv_kernels.tiles import DEFAULT_BUDGET_BYTES
 
 __all__ = ["Objective", "SweepPlan", "SweepResult", "linear_objective", "sweep_head"]
 
 # A frozen head runs as fast streamed as stored from this many rows on; stored blocks then have the
 # advantage that rows without a coefficient skip their second product.
 _FULL_RATE_ROWS = 512
-
-# With fewer rows in a block, bfloat16 products are no faster than float32 ones in larger blocks.
-_LEAST_NATIVE_ROWS = 16
 
 
 class SweepResult(NamedTuple):
@@ -173,22 +170,19 @@ def _recompute(head: Head, rows: Tensor, found: Swept, upstream: Tensor, needs: 
 
 def _runs_native(head: Head, rows: int) -> bool:
     whole = not isinstance(head, HeadSlice)
-    return (
-        whole and is_native(head) and head.stored_plan(rows).rows >= min(rows, _LEAST_NATIVE_ROWS)
-    )
+    return whole and is_native(head) and _kept_rows(head, rows) > 0
 
 
 def _stores(head: Head, rows: int, needs: Needs) -> bool:
-    stored, (_, weight, _, adapter) = head.stored_plan(rows).rows, needs
-    if not any(needs):
-        return False
-    if not any(needs[1:]):
-        return stored >= min(rows, _FULL_RATE_ROWS)
-    if (weight or adapter) and head.weight.dtype == torch.float16:
-        return False  # its range cannot hold a gradient that a loss scaler has not yet scaled
-    if (weight or adapter) and head.weight.dtype != head.dtype:
-        return stored >= rows  # a second block would need a second weight gradient, in float32
-    return stored >= min(rows, MIN_STORED_ROWS)
+    _, weight, bias, adapter = needs
+    if weight or adapter:
+        # float16 cannot hold a gradient that a loss scaler has not yet scaled.
+        return head.weight.dtype != torch.float16
+    return bias or (needs[0] and _kept_rows(head, rows) >= min(rows, _FULL_RATE_ROWS))
+
+
+def _kept_rows(head: Head, rows: int) -> int:
+    return head.stored_plan(rows, None, adds=True).kept
 
 
 def linear_objective(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 
-__all__ = ["DEFAULT_BUDGET_BYTES", "MIN_STORED_ROWS", "Limits", "TilePlan", "row_ranges"]
+__all__ = ["DEFAULT_BUDGET_BYTES", "Limits", "Place", "StoredPlan", "TilePlan", "row_ranges"]
 
 # Stands for the device's own budget, see :class:`Limits`.
 DEFAULT_BUDGET_BYTES = 0
@@ -47,7 +48,7 @@ _CPU = Limits(budget=112 << 20, tile=4 << 20, rows=1024, columns=2048)
 _GPU = Limits(budget=480 << 20, tile=64 << 20, rows=4096, columns=16384)
 
 # Below this many rows per weight pass, recomputing the logits is cheaper than thin products.
-MIN_STORED_ROWS = 64
+_MIN_STORED_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,93 @@ class TilePlan:
 
     def tiles(self, vocabulary: int) -> Iterator[slice]:
         """Yield the column ranges that cover the vocabulary; the last may be narrower."""
-        for start in range(0, vocabulary, self.columns):
-            yield slice(start, min(start + self.columns, vocabulary))
+        return _ranges(vocabulary, self.columns)
+
+
+class Place(Enum):
+    """Where rows keep their softmax weights between scoring and gradients."""
+
+    GRADIENT = "in the memory of the weight gradient"
+    BUDGET = "in the budget"
+    NOWHERE = "the logits are computed again"
+
+
+@dataclass(frozen=True)
+class StoredPlan:
+    """Rows per block for each place, and columns per tile.
+
+    Attributes:
+        lent: rows in the memory of the weight gradient, in the first round.
+        kept: rows of one block in the budget.
+        again: most rows of a block whose logits are computed again, in the only round; 0 if the
+            rows that find no place make further rounds.
+        columns: columns of one vocabulary tile.
+
+    """
+
+    lent: int
+    kept: int
+    again: int
+    columns: int
+
+    @staticmethod
+    def of(
+        rows: int,
+        shape: tuple[int, int],
+        itemsize: int,
+        kept_size: int,
+        limits: Limits,
+        *,
+        lent: int,
+        adds: bool,
+    ) -> StoredPlan:
+        """Plan ``rows`` rows, of which the weight gradient can take ``lent``.
+
+        ``shape`` is ``(V, H)``; a kept weight has ``kept_size`` bytes. ``adds`` allows several
+        rounds.
+        """
+        lent = min(rows, lent)
+        rest = rows - lent
+        kept = TilePlan.stored(rest, shape, itemsize, kept_size, limits).rows
+        if kept < min(rest, _MIN_STORED_ROWS):
+            kept = 0
+        again = 0 if kept == rest or (adds and kept) else min(rest - kept, limits.rows)
+        tile = max(1, min(limits.tile, limits.budget // 8) // itemsize)
+        widest = max(lent, kept, again, 1)
+        return StoredPlan(lent, kept, again, _width(tile // widest, shape, itemsize, limits))
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of the largest block."""
+        return max(self.lent, self.kept, self.again)
+
+    def rounds(self, rows: int) -> Iterator[list[tuple[Place, slice]]]:
+        """Yield the blocks of each round, which together cover ``rows``."""
+        places = [(Place.GRADIENT, slice(0, self.lent))] if self.lent else []
+        kept = rows if not self.again else min(rows, self.lent + self.kept)
+        for span in _shifted(row_ranges(kept - self.lent, self.kept), self.lent):
+            places.append((Place.BUDGET, span))
+            if not self.again:
+                yield places
+                places = []
+        if self.again:
+            spans = _shifted(row_ranges(rows - kept, self.again), kept)
+            places += [(Place.NOWHERE, span) for span in spans]
+        if places:
+            yield places
+
+    def tiles(self, vocabulary: int) -> Iterator[slice]:
+        """Yield the column ranges that cover the vocabulary; the last may be narrower."""
+        return _ranges(vocabulary, self.columns)
+
+
+def _ranges(vocabulary: int, columns: int) -> Iterator[slice]:
+    for start in range(0, vocabulary, columns):
+        yield slice(start, min(start + columns, vocabulary))
+
+
+def _shifted(spans: Iterator[slice], by: int) -> Iterator[slice]:
+    return (slice(span.start + by, span.stop + by) for span in spans)
 
 
 def _width(columns: int, shape: tuple[int, int], itemsize: int, limits: Limits) -> int:

@@ -113,7 +113,7 @@ def check_sweep(dtype, trainable, budget, softcap, rank):
     torch.testing.assert_close(found.logps, whole.logps, **near)
     torch.testing.assert_close(found.entropies, whole.entropies, **near)
     if dtype == torch.bfloat16:
-        near = {"rtol": 2**-6, "atol": 2**-6}
+        near = {"rtol": 2**-5, "atol": 2**-5}  # both have rounded weights, each in its own slices
     torch.testing.assert_close(grads[0], expected[0], **near)
     for grad, best in zip(grads[1:], expected[1:], strict=True):
         torch.testing.assert_close(grad, best[mine], **near)
@@ -122,7 +122,10 @@ def check_sweep(dtype, trainable, budget, softcap, rank):
 
 
 def check_work_and_communication(budget, blocks):
-    """One collective operation for each block and one at the end; every product formed once."""
+    """One collective operation for each block and one at the end; every product formed once.
+
+    One block lies in the memory of the weight gradient, the others in the budget.
+    """
     hidden, weight, _, targets, _ = problem(torch.float64, MANY)
     mine = my_slice()
     for trainable, products in ((False, 2), (True, 3)):
@@ -215,17 +218,17 @@ def main(rank: int, world: int, store: str) -> None:
     check_slices(torch.float64, 3.0, True)
     check_slices(torch.float64, None, False)
     check_slices(torch.bfloat16, None, True)
-    two_blocks = 784 * -(-VOCABULARY // world)
+    two_rounds = 720 * -(-VOCABULARY // world)
     nothing_stored = 300
     for trainable, budget in itertools.product(
-        (False, True), (1 << 22, two_blocks, nothing_stored)
+        (False, True), (1 << 22, two_rounds, nothing_stored)
     ):
         check_sweep(torch.float64, trainable, budget, None, 0)
         check_sweep(torch.float64, trainable, budget, 3.0, 2)
         check_sweep(torch.bfloat16, trainable, budget, None, 0)
     check_sweep(torch.float16, True, 1 << 22, None, 0)
-    check_work_and_communication(1 << 22, blocks=1)
-    check_work_and_communication(two_blocks, blocks=2)
+    check_work_and_communication(1 << 22, blocks=2)
+    check_work_and_communication(two_rounds, blocks=3)
     check_empty()
     check_an_empty_slice()
     check_refusals()
