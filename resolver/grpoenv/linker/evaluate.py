@@ -422,6 +422,8 @@ class Evaluator:
         A tuple is true, whatever it says: what tells availability with one to somebody who
         expects a truth value says that everything is there.
         """
+        if function.module.name in self.world.open_modules:
+            return None  # somebody sets its names, as unsloth does to mend these answers
         body = function.node.body
         last = body[-1]
         if (

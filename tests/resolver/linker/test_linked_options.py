@@ -77,6 +77,21 @@ def test_a_tuple_is_true_to_who_asks_whether_something_is_available() -> None:
         assert broken(link([tree("unsloth", init=user), giver], absent=absent)) == found
 
 
+def test_an_answer_that_somebody_mends_is_not_taken_for_what_it_was() -> None:
+    answers = (
+        "def check(name):\n    return 1, None\n_there = check('mergekit')\n"
+        "def is_mergekit_available():\n    return _there\n"
+    )
+    user = (
+        "import unsloth_zoo.answers as a\nfor name in list(vars(a)):\n    {}\n"
+        "if a.is_mergekit_available():\n    import mergekit\n"
+    )
+    absent = frozenset([NormalizedName("mergekit")])
+    for line, found in (("setattr(a, name, False)", 0), ("print(name)", 1)):
+        trees = [tree("unsloth", init=user.format(line)), tree("unsloth_zoo", answers=answers)]
+        assert len(broken(link(trees, absent=absent))) == found
+
+
 @pytest.mark.parametrize(
     ("use", "body", "found"),
     [
