@@ -20,6 +20,7 @@ Each other line is a release, those of unsloth first, oldest first::
     tried               outcomes as of days in between, oldest first; looked for where neither of
                         the others is linked
     today               the same line, as of ``date``
+    digest              of the line so far, so that a change by hand is found out
 
 An outcome is null where it has not been looked for yet, or else::
 
@@ -42,6 +43,7 @@ to less than 5, so that 300 of them would fill the wheel for stacks that nobody 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -156,7 +158,7 @@ def _rows(lines: Sequence[str], path: Path) -> Iterator[Release]:
     seen = set()
     for number, line in enumerate(lines[1:], start=2):
         try:
-            release = _release(_object(line, path, number))
+            release = _release(_object(line, path, number), _digest(line.rpartition(_SEAL)[0]))
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"is no release: {error}", path=path, line=number) from error
         key = (release.package, release.version)
@@ -176,12 +178,20 @@ def _object(line: str, path: Path, number: int) -> dict[str, Any]:
     return value
 
 
-_RELEASE_KEYS = frozenset(field.name for field in fields(Release))
+_SEAL = ',"digest":"'
+_RELEASE_KEYS = frozenset(field.name for field in fields(Release)) | {"digest"}
 _OUTCOME_KEYS = frozenset(field.name for field in fields(Outcome))
 
 
-def _release(data: dict[str, Any]) -> Release:
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _release(data: dict[str, Any], digest: str) -> Release:
     _only(data, _RELEASE_KEYS)
+    if data["digest"] != digest:
+        message = f"{data['package']} {data['version']} was changed by hand: "
+        raise ValueError(f"{message}its digest is {digest}, and the line has {data['digest']}")
     if data["package"] not in RUNTIMES:
         raise ValueError(f"{data['package']!r} is none of {', '.join(RUNTIMES)}")
     return Release(
@@ -230,7 +240,13 @@ def releases_text(releases: Releases) -> str:
     rows = sorted(
         releases.rows, key=lambda row: (RUNTIMES.index(row.package), Version(row.version))
     )
-    return "".join(f"{_line(value)}\n" for value in [head, *map(_release_json, rows)])
+    lines = [_line(head), *(_sealed(_line(_release_json(row))) for row in rows)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _sealed(line: str) -> str:
+    text = line[:-1]
+    return f'{text}{_SEAL}{_digest(text)}"}}'
 
 
 def _line(value: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from packaging.utils import NormalizedName
 
 from grpoenv.errors import InputError
 from grpoenv.releases import Outcome, Release, Releases, read_releases, releases_text
+from grpoenv.releases_lint import lint_releases
 
 UNSLOTH = NormalizedName("unsloth")
 SOUND = Outcome("2025-03-16", {"unsloth": "2025.3.14", "torch": "2.6.0"}, "linked")
@@ -24,6 +26,12 @@ ROTTEN = Outcome(
 )
 ROW = Release(UNSLOTH, "2025.3.14", "2025-03-16", day=SOUND, today=ROTTEN)
 FILE = Releases("3.11", "x86_64-manylinux_2_28", "2026-11-26", (ROW,))
+
+
+def sealed(line: str) -> str:
+    """Seal a line again, as the program would."""
+    text = line.rpartition(',"digest":"')[0]
+    return f'{text},"digest":"{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}'
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -59,10 +67,17 @@ def test_the_order_of_the_rows_changes_no_byte() -> None:
 def test_what_is_not_of_the_schema_is_named(
     tmp_path: Path, old: str, new: str, message: str
 ) -> None:
-    path = written(tmp_path, releases_text(FILE).replace(old, new, 1))
+    head, row = releases_text(FILE).replace(old, new, 1).splitlines()
+    path = written(tmp_path, f"{head}\n{sealed(row)}\n")
     with pytest.raises(InputError) as caught:
         read_releases(path)
     assert message in caught.value.message
+
+
+def test_a_version_changed_by_hand_is_found_out(tmp_path: Path) -> None:
+    path = written(tmp_path, releases_text(FILE).replace('"torch":"2.6.0"', '"torch":"2.6.1"'))
+    with pytest.raises(InputError, match=r":2: is no release: unsloth 2025\.3\.14 was changed by"):
+        read_releases(path)
 
 
 def test_a_release_is_there_once(tmp_path: Path) -> None:
@@ -86,3 +101,28 @@ def test_a_release_without_a_set_that_links_says_why() -> None:
         "(unsloth-zoo 2025.3.12 with transformers 5.23.0)"
     )
     assert ROW.unusable == ""
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (replace(ROW, uploaded="2025-03-15"), "was uploaded on 2025-03-15, and its day is 2025-03"),
+        (replace(ROW, today=SOUND), "has an outcome of 2025-03-16, and today is 2026-11-26"),
+        (replace(ROW, tried=(SOUND,)), "was tried on days that are not in order"),
+        (replace(ROW, version="2025.3.15"), "as of 2025-03-16 is about unsloth 2025.3.14"),
+        (replace(ROW, day=replace(SOUND, symbol="a", verdict="conflict")), "does not say why"),
+        (replace(ROW, day=replace(SOUND, versions={})), "is linked, and has a failure or no set"),
+        (replace(ROW, today=replace(ROTTEN, at="")), "does not say what is missing where"),
+        (
+            replace(ROW, today=replace(ROTTEN, culprit="torch 2.14.0 with transformers 5.23.0")),
+            "blames torch 2.14.0, and has torch 2.15.0",
+        ),
+    ],
+)
+def test_lint_finds_a_release_that_contradicts_itself(
+    tmp_path: Path, row: Release, message: str
+) -> None:
+    path = tmp_path / "compat-releases.jsonl"
+    assert lint_releases(FILE, path) == []
+    errors = lint_releases(replace(FILE, rows=(row,)), path)
+    assert any(message in error.message for error in errors), errors

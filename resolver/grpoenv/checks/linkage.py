@@ -21,7 +21,7 @@ from grpoenv.torch_build import TorchBuild, torch_build
 if TYPE_CHECKING:
     from grpoenv.linker import Fault, Linkage, Platform
 
-__all__ = ["CHECK", "LINKED", "platform_of", "stack_consumers"]
+__all__ = ["CHECK", "LINKED", "OPTIONAL", "platform_of", "stack_consumers"]
 
 LINKED = frozenset(MANAGED) - {NormalizedName("numpy")} | {
     NormalizedName(name) for name in ("vllm", "xformers", "triton")
@@ -33,7 +33,7 @@ _TRAINERS = frozenset(
 )
 """Who needs one of these takes names from it that come and go with its versions."""
 
-_OPTIONAL = frozenset(
+OPTIONAL = frozenset(
     NormalizedName(name)
     for name in ("vllm", "xformers", "deepspeed", "liger-kernel", "mergekit", "diffusers")
 )
@@ -85,7 +85,7 @@ def _link(
         platform=platform_of(environment),
         consumers=consumers,
         absent=(
-            (frozenset(LINKED) | _OPTIONAL) - frozenset(environment.installed)
+            (frozenset(LINKED) | OPTIONAL) - frozenset(environment.installed)
             if environment.complete
             else frozenset()
         ),
@@ -164,7 +164,7 @@ def _key(environment: Environment, names: Iterable[NormalizedName]) -> str:
     """Return what the result hangs on but for the sources themselves."""
     here = Path(__file__)
     linker = here.parent.with_name("linker").glob("*.py")
-    optional = sorted(_OPTIONAL & frozenset(environment.installed))
+    optional = sorted(OPTIONAL & frozenset(environment.installed))
     return key_of(environment, names, [here, *linker], optional, torch_build(environment))
 
 

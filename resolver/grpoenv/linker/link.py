@@ -80,14 +80,18 @@ def link(
     absent: frozenset[NormalizedName] = frozenset(),
     consumers: frozenset[NormalizedName] = frozenset(),
     starts: Iterable[tuple[str, str]] = _STARTS,
+    options: bool = True,
+    kind: type[World] = World,
 ) -> Linkage:
     """Link ``trees``; ``absent`` are packages that are certainly not installed beside them.
 
     ``starts`` are (package, module) pairs; each module is imported where its package is there.
     ``consumers`` are other packages of ``trees`` to follow: those that stand on the stack.
+    Without ``options`` the functions that no import and no default run calls are left out. ``kind``
+    may be a world that shares with others what they have parsed.
     """
     with roomy():
-        world = World(trees, platform=platform, absent=absent)
+        world = kind(trees, platform=platform, absent=absent)
         faults = Faults()
         interpreter = Interpreter(world, FOLLOWED | consumers, faults)
         for package, module in starts:
@@ -97,7 +101,8 @@ def link(
             interpreter.begin(module)
         follow_default_run(interpreter)
         check_batches(interpreter)
-        interpreter.follow_the_rest(_WITH_OPTIONS | consumers)
+        if options:
+            interpreter.follow_the_rest(_WITH_OPTIONS | consumers)
         # Millions of syntax nodes are done with: to look for cycles in them costs as much again.
         gc.freeze()
     undecided = {k: v for k, v in faults.undecided.items() if k in faults.needs}

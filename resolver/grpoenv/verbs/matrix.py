@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from grpoenv.errors import OperationError
 from grpoenv.verbs import Verbs, add_verb, matrix_data, print_json, read_matrix
+from grpoenv.verbs.matrix_scan import add_matrix_scan
 from grpoenv.verbs.matrix_test import add_matrix_test
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def add_matrix(verbs: Verbs) -> None:
         action="store_true",
         help="for every Python and platform that uv finds the stack for",
     )
+    add_matrix_scan(verbs)
     add_matrix_test(verbs)
 
 
@@ -131,9 +133,13 @@ def _html(options: argparse.Namespace) -> int:
 
 def _lint(options: argparse.Namespace) -> int:
     from grpoenv.matrix_lint import lint
+    from grpoenv.releases import read_releases
+    from grpoenv.releases_lint import lint_releases
 
     matrix, data = read_matrix(options)
     errors = lint(matrix, data.locks)
+    if data.releases.is_file():
+        errors += lint_releases(read_releases(data.releases), data.releases)
     if options.json:
         print_json(options, int(bool(errors)), errors=[str(error) for error in errors])
     else:

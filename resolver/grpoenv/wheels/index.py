@@ -7,23 +7,29 @@ every release does.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from email.message import Message
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from packaging.utils import InvalidWheelFilename, NormalizedName, parse_wheel_filename
+from packaging.version import Version
 
 from grpoenv.uv import redacted
 from grpoenv.wheels.errors import TransferError
 from grpoenv.wheels.transfer import Page, RangeClient
 from grpoenv.wheels.tree import WheelFile
 
-__all__ = ["published_wheels"]
+__all__ = ["PublishedRelease", "published_releases", "published_wheels"]
 
 _JSON = "application/vnd.pypi.simple.v1+json"
 _HTML = ("application/vnd.pypi.simple.v1+html", "text/html")
+_FRACTION = re.compile(r"\.\d+")
+"""Parts of a second, of which Python 3.10 reads three or six digits only."""
 _ACCEPT = f"{_JSON}, {_HTML[0]};q=0.2, {_HTML[1]};q=0.1"
 
 
@@ -38,6 +44,43 @@ def published_wheels(
     page = client.page(f"{index.rstrip('/')}/{project}/", _ACCEPT)
     wheels = [wheel for row in _rows(page) if (wheel := _wheel(project, row, page.url, yanked))]
     return sorted(wheels, key=lambda wheel: (wheel.version, wheel.filename))
+
+
+@dataclass(frozen=True)
+class PublishedRelease:
+    """One version of a project that has a wheel; ``uploaded`` is the time of its first, UTC."""
+
+    version: Version
+    uploaded: datetime
+    yanked: bool
+
+
+def published_releases(
+    project: NormalizedName, index: str, client: RangeClient
+) -> list[PublishedRelease]:
+    """Return the releases of ``project`` at ``index`` that have a wheel, oldest version first.
+
+    Raises TransferError as ``published_wheels`` does, and where the index tells no upload times.
+    """
+    page = client.page(f"{index.rstrip('/')}/{project}/", _ACCEPT)
+    found: dict[Version, PublishedRelease] = {}
+    for row in _rows(page):
+        wheel = _wheel(project, row, page.url, True)
+        if wheel is None:
+            continue
+        uploaded, yanked = _upload_time(row, page.url), row.get("yanked") not in (None, False)
+        if before := found.get(wheel.version):
+            uploaded, yanked = min(uploaded, before.uploaded), yanked and before.yanked
+        found[wheel.version] = PublishedRelease(wheel.version, uploaded, yanked)
+    return sorted(found.values(), key=lambda release: release.version)
+
+
+def _upload_time(row: Mapping[str, Any], url: str) -> datetime:
+    try:
+        text = str(row["upload-time"]).replace("Z", "+00:00")
+        return datetime.fromisoformat(_FRACTION.sub("", text)).astimezone(timezone.utc)
+    except (KeyError, ValueError) as error:
+        raise TransferError(f"{redacted(url)} tells no upload time of its files") from error
 
 
 def _rows(page: Page) -> Iterable[Mapping[str, Any]]:

@@ -1,0 +1,72 @@
+"""The verb ``matrix scan``: new releases, and what each gives as of its day and as of today."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+
+from grpoenv.verbs import Verbs, add_verb, print_json, read_matrix
+
+__all__ = ["add_matrix_scan"]
+
+
+def add_matrix_scan(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = add_verb(
+        verbs,
+        "scan",
+        _scan,
+        "find new releases of unsloth and trl, and what each gives when it is pinned alone",
+        "matrix",
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="write compat-releases.jsonl; else print the changes"
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="ask nobody: print the figures of what is recorded"
+    )
+    parser.add_argument(
+        "--refresh", action="store_true", help="look anew at what every release gives today"
+    )
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="side by side (2)")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, metavar="N", help="begin nothing new after that long"
+    )
+
+
+def _scan(options: argparse.Namespace) -> int:
+    from grpoenv.asked_target import asked_probe
+    from grpoenv.releases import read_releases, releases_text
+    from grpoenv.scan.report import releases_json, report_lines
+    from grpoenv.scan.scan import Scanner, find_releases
+
+    matrix, data = read_matrix(options)
+    known = read_releases(data.releases)
+    if options.report:
+        if options.json:
+            print_json(options, 0, **releases_json(known, matrix))
+        else:
+            print("\n".join(report_lines(known, matrix)))
+        return 0
+    scanner = Scanner(
+        asked_probe(python=None, python_version=known.python, platform=known.platform),
+        workers=max(1, options.workers),
+        seconds=options.minutes * 60 or float("inf"),
+        say=lambda message: print(message, file=sys.stderr),
+    )
+    found = scanner.scan(find_releases(known), refresh=options.refresh)
+    before, after = (releases_text(one) for one in (known, found))
+    changed = sum(one not in known.rows for one in found.rows)
+    if options.write and before != after:
+        data.releases.write_text(after, encoding="utf-8")
+    if options.json:
+        print_json(options, 0, changed=changed, written=bool(options.write and before != after))
+        return 0
+    if not options.write:
+        names = (data.releases.name, data.releases.name)
+        sys.stdout.writelines(
+            difflib.unified_diff(before.splitlines(True), after.splitlines(True), *names, n=0)
+        )
+    print(f"{changed} of {len(found.rows)} releases changed")
+    return 0
