@@ -33,6 +33,8 @@ SINCE = {
 """The releases that are looked at: from when each of them had GRPO."""
 _LATER_DAYS = (3, 14, 45)
 """How many days after its own a release is tried, where neither its day nor today links."""
+_RUNS_OF_UV = 4
+"""How many runs of uv go side by side for each worker: they wait for the index most of the time."""
 _CHUNK = 64
 """How many releases are resolved before they are linked: what was found by then is kept."""
 
@@ -111,7 +113,7 @@ class Scanner:
 
     def _outcomes(self, asked: Sequence[Asked]) -> Iterator[tuple[Asked, Outcome]]:
         python = f"{self.probe.interpreter.minor}.0"
-        sets = dict(find_sets(asked, self.probe, workers=self.workers))
+        sets = dict(find_sets(asked, self.probe, workers=self.workers * _RUNS_OF_UV))
         verdicts = dict(self._verdicts(sets.values(), python))
         for one, found in sets.items():
             yield one, _outcome(one, found, verdicts.get(found.wheels))

@@ -50,6 +50,7 @@ class Request(BaseHTTPRequestHandler):
                 "url": f"/files/{path.name}",
                 "hashes": {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
                 **({"size": path.stat().st_size} if self.owner.tells_size else {}),
+                **self.owner.upload_time(path),
             }
             for path in sorted(self.owner.folder.glob("*.whl"))
             if path.name.startswith(project.replace("-", "_") + "-")
@@ -106,6 +107,7 @@ class WheelServer:
         self.folder = folder
         self.faults: list[Fault] = []
         self.tells_size = True
+        self.uploaded: dict[str, str] = {}
         self.page: tuple[str, str] | None = None
         self.requests: list[tuple[str, str | None, dict[str, str]]] = []
         self._server = _Server(("127.0.0.1", 0), Request)
@@ -123,6 +125,11 @@ class WheelServer:
 
     def url(self, path: Path) -> str:
         return f"http://{self.host}/files/{path.name}"
+
+    def upload_time(self, path: Path) -> dict[str, str]:
+        """Return when a wheel was uploaded (``"name-version"``), where the index tells that."""
+        time_ = self.uploaded.get("-".join(path.name.split("-")[:2]))
+        return {"upload-time": time_} if time_ else {}
 
     def file_requests(self) -> list[str | None]:
         return [range_ for path, range_, _ in self.requests if path.startswith("/files")]

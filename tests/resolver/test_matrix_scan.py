@@ -1,0 +1,133 @@
+"""``grpoenv matrix scan`` on an index of our own, on which releases appear one after the other."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from depot import Depot
+from grpoenv.cli import main
+from grpoenv.releases import Releases, read_releases, releases_text
+from resolver.wheels.wheel_server import WheelServer, serving
+
+PYTHON = f"3.{sys.version_info.minor}"
+KEY = 'RL_REPLACEMENTS["grpo_loss"]'
+UNSLOTH = {"unsloth/__init__.py": f"from unsloth_zoo.rl_replacements import *\nA = {KEY}\n"}
+FITTING = {"unsloth_zoo/rl_replacements.py": "RL_REPLACEMENTS = {'grpo_loss': 1}\n"}
+BROKEN = {"unsloth_zoo/rl_replacements.py": "RL_REPLACEMENTS = {}\n"}
+
+
+@pytest.fixture
+def server(depot: Depot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WheelServer]:
+    """An index with an unsloth whose zoo fits on its day (1.0), and does not today (2.0)."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    depot.stack("trl-1.0", [depot.wheel("trl", "1.0")])
+    depot.wheel("unsloth", "2025.3.1", files=UNSLOTH, requires=["unsloth_zoo>=1.0"])
+    depot.wheel("unsloth_zoo", "1.0", files=FITTING)
+    depot.wheel("unsloth_zoo", "2.0", files=BROKEN)
+    empty = Releases(PYTHON, "x86_64-manylinux_2_28", "2026-11-26")
+    depot.data.releases.write_text(releases_text(empty))
+    monkeypatch.delenv("UV_OFFLINE")
+    monkeypatch.delenv("UV_FIND_LINKS")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    with serving(depot.wheels) as server:
+        server.uploaded = {
+            "trl-1.0": "2026-01-01T10:00:00Z",
+            "unsloth-2025.3.1": "2025-03-01T10:00:00.123456789Z",
+            "unsloth_zoo-1.0": "2025-02-28T10:00:00Z",
+            "unsloth_zoo-2.0": "2025-03-02T00:00:01Z",
+        }
+        monkeypatch.setenv("UV_DEFAULT_INDEX", server.index)
+        yield server
+
+
+def scan(depot: Depot, capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    matrix = str(depot.data.matrix)
+    assert main(["matrix", "scan", "--json", "--matrix", matrix, *words]) == 0
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def test_a_release_is_recorded_as_of_its_day_and_as_of_today(
+    depot: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert scan(depot, capsys, "--write")["changed"] == 2
+    unsloth, trl = read_releases(depot.data.releases).rows
+    assert (unsloth.package, unsloth.uploaded) == ("unsloth", "2025-03-01")
+    assert unsloth.day is not None and unsloth.today is not None
+    assert unsloth.day.verdict == "linked"
+    assert unsloth.day.versions == {"unsloth": "2025.3.1", "unsloth-zoo": "1.0"}
+    assert unsloth.today.verdict == "import"
+    assert unsloth.today.failure == (
+        "KeyError: unsloth_zoo.rl_replacements.RL_REPLACEMENTS['grpo_loss'] "
+        "(unsloth 2025.3.1 with unsloth-zoo 2.0)"
+    )
+    assert unsloth.today.at == "unsloth-2025.3.1-py3-none-any.whl/unsloth/__init__.py:2"
+    assert trl.today is not None and trl.today.verdict == "linked"
+
+
+def test_a_second_scan_changes_nothing_and_reads_no_wheel(
+    depot: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan(depot, capsys, "--write")
+    before, server.requests[:] = depot.data.releases.read_bytes(), []
+    assert scan(depot, capsys, "--write") == {
+        "schema": 1,
+        "verb": "matrix scan",
+        "exit": 0,
+        "changed": 0,
+        "written": False,
+    }
+    assert depot.data.releases.read_bytes() == before
+    assert server.file_requests() == []
+
+
+def test_without_write_the_change_is_printed_and_not_made(
+    depot: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = depot.data.releases.read_bytes()
+    assert main(["matrix", "scan", "--matrix", str(depot.data.matrix)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[:3] == ["--- compat-releases.jsonl", "+++ compat-releases.jsonl", "@@ -1,0 +2,2 @@"]
+    assert out[3].startswith('+{"package":"unsloth","version":"2025.3.1"')
+    assert out[-1] == "2 of 2 releases changed"
+    assert depot.data.releases.read_bytes() == before
+
+
+def test_a_new_release_leaves_the_others_as_they_are(
+    depot: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan(depot, capsys, "--write")
+    before = read_releases(depot.data.releases)
+    depot.wheel("trl", "1.1")
+    server.uploaded["trl-1.1"] = "2026-11-26T10:00:00Z"
+    assert scan(depot, capsys, "--write")["changed"] == 1
+    after = read_releases(depot.data.releases)
+    assert after.rows[:2] == before.rows
+    assert after.rows[2].day == after.rows[2].today
+
+
+def test_the_report_counts_what_is_broken_and_what_rotted(
+    depot: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan(depot, capsys, "--write")
+    server.requests.clear()
+    assert main(["matrix", "scan", "--report", "--matrix", str(depot.data.matrix)]) == 0
+    out = capsys.readouterr().out
+    assert "1 releases of unsloth, each pinned alone: unsloth==X\n  today: 1 of 1 broken" in out
+    assert "  1 were whole on their day and are broken today" in out
+    assert "a locked stack for 0, a set that links for 1, a reason for 0" in out
+    assert server.requests == []
+
+
+def test_an_index_that_tells_no_times_is_named(
+    depot: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.uploaded = {}
+    assert main(["matrix", "scan", "--matrix", str(depot.data.matrix)]) == 3
+    assert "tells no upload time of its files" in capsys.readouterr().err
