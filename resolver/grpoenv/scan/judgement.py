@@ -16,14 +16,17 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 from packaging.utils import NormalizedName
 
 import grpoenv.linker
 from grpoenv.checks.linkage import LINKED, OPTIONAL
 from grpoenv.linker import Fault, Linkage, Platform, link
-from grpoenv.linker.modules import Module, Opaque, parse
+from grpoenv.linker.modules import Module, Opaque
 from grpoenv.linker.sources import SourceTree
+from grpoenv.linker.syntax import Body, FunctionNode
+from grpoenv.linker.world import World
 from grpoenv.scan.kept import Kept
 from grpoenv.scan.sets import WheelSet
 from grpoenv.update_network import effective_index
@@ -83,16 +86,29 @@ def _likeness(found: WheelSet) -> tuple[str, ...]:
     return tuple(found.versions.get(name, "") for name in _HUBS)
 
 
+class _SharingWorld(World):
+    """Takes over what other worlds of this process have read of the same wheels."""
+
+    _shared_modules: ClassVar[dict[tuple[str, str], Module | Opaque]] = {}
+    _shared_bodies: ClassVar[dict[FunctionNode, Body]] = {}
+
+    def parsed_from(
+        self, tree: SourceTree, path: str, name: str, is_package: bool
+    ) -> Module | Opaque:
+        key = (tree.locate(path), name)
+        if key not in self._shared_modules:
+            self._shared_modules[key] = super().parsed_from(tree, path, name, is_package)
+        return self._shared_modules[key]
+
+    def body_of(self, node: FunctionNode) -> Body:
+        if node not in self._shared_bodies:
+            self._shared_bodies[node] = super().body_of(node)
+        return self._shared_bodies[node]
+
+
 def _judge_batch(batch: tuple[str, tuple[WheelSet, ...]]) -> list[tuple[WheelSet, Judgement]]:
     python, sets = batch
-    kept, parsed, judged = Kept("verdicts"), dict[tuple[str, str], Module | Opaque](), []
-
-    def parse_once(tree: SourceTree, path: str, name: str, is_package: bool) -> Module | Opaque:
-        key = (tree.locate(path), name)
-        if key not in parsed:
-            parsed[key] = parse(tree, path, name, is_package)
-        return parsed[key]
-
+    kept, judged = Kept("verdicts"), []
     with closing(RangeClient(credentials=_index_address)) as client:
         opened: dict[str, WheelTree] = {}
         for found in sets:
@@ -107,7 +123,7 @@ def _judge_batch(batch: tuple[str, tuple[WheelSet, ...]]) -> list[tuple[WheelSet
                     platform=Platform.named(python, "Linux", "x86_64"),
                     absent=(frozenset(LINKED) | OPTIONAL) - frozenset(trees),
                     options=False,
-                    parse=parse_once,
+                    kind=_SharingWorld,
                 )
                 judgement = judgement_of(linkage, trees)
                 kept.put(vars(judgement), *_key(found, python))
