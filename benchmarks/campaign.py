@@ -3,8 +3,9 @@
     python benchmarks/campaign.py condense JOURNAL… --json FILE   keep what each cell took
     python benchmarks/campaign.py plan FILE --cells 10000         time, cores, disk and traffic
 
-A plan is arithmetic over measured cells: so many cells in the same mix, on cores that each run one
-cell at a time, at the throughput that two workers had beside one (``scaling`` of the file).
+A plan is arithmetic over measured cells: so many cells on cores that each run one at a time. Their
+time is that of cells on a quiet machine (``quiet`` of the file), for the campaign's own cells shared
+theirs with other work; ``speedup`` is what two workers did there beside one.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from grpoenv._data import data_paths
 from grpoenv.campaign.cell import CellResult
-from grpoenv.lockfile import read_lock
+from grpoenv.lockfile import Lock, read_lock
 from grpoenv.matrix_file import load_matrix
 
 STEPS = ("venv", "install", "link", "import", "train", "losses")
-GIB = 2**30
+GIB, TIB = 2**30, 2**40
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def condense(options: argparse.Namespace) -> None:
-    """Write what each cell of the journals took, and keep the scaling that the file has."""
+    """Write what each cell of the journals took, and keep the rest of the file."""
     sizes = _sizes()
     cells = [
         {
@@ -70,34 +71,46 @@ def _results(journal: Path) -> Iterable[CellResult]:
 
 
 def _sizes() -> dict[str, int]:
-    """Return the bytes of all wheels of each lock of the matrix, by the lock's digest."""
+    """Return the bytes of the wheels that a machine without a GPU takes, by the lock's digest."""
     data = data_paths()
     return {
-        target.sha256: sum(p.size_bytes for p in read_lock(data.locks / target.lock).pins.values())
+        target.sha256: _wheels_bytes(read_lock(data.locks / target.lock))
         for stack in load_matrix(data.matrix).stacks
         for target in stack.targets
     }
 
 
+def _wheels_bytes(lock: Lock) -> int:
+    cpu = any(pin.cpu for pin in lock.pins.values())
+    pins = [pin for pin in lock.pins.values() if not (cpu and pin.cuda_only)]
+    return sum(pin.cpu.size_bytes if pin.cpu else pin.size_bytes for pin in pins)
+
+
 def plan(options: argparse.Namespace) -> None:
-    """Print what each step takes, and the plan for so many cells."""
+    """Print what each step took, and the plan for so many cells of each runtime."""
     measured = json.loads(options.file.read_text())
     for runtime in ("trl", "unsloth"):
         cells = [cell for cell in measured["cells"] if _runtime(cell) == runtime]
-        if cells:
-            print(f"{runtime}: {len(cells)} cells, {_of_steps(cells)}")
-            print(f"  memory at the most {max(cell['memory_mib'] for cell in cells):,} MiB")
-    scaling = measured["scaling"]
-    speedup = scaling["seconds"]["1"] / scaling["seconds"]["2"]
-    per_hour = 3600 * scaling["cells"] / scaling["seconds"]["1"]
-    print(f"scaling: {per_hour:.0f} cells an hour on one core, {speedup:.2f} times that on two")
-    mean = statistics.fmean(sum(cell["seconds"].values()) for cell in measured["cells"])
-    core_hours = options.cells * mean / 3600 * 2 / speedup
-    traffic = statistics.fmean(cell["wheels_bytes"] for cell in measured["cells"]) * options.cells
-    print(f"{options.cells:,} cells at {mean:.0f} s each: {core_hours:,.0f} core hours")
+        quiet = measured["quiet"][runtime]
+        seconds = quiet["seconds"] / quiet["cells"]
+        print(f"{runtime}: {len(cells)} cells; {3600 / seconds:.0f} an hour on one quiet core")
+        print(f"  on the busy machine: {_of_steps(cells)}")
+        print(f"  memory at the most {max(cell['memory_mib'] for cell in cells):,} MiB")
+        _print_plan(options, cells, seconds, measured["speedup"])
+
+
+def _print_plan(
+    options: argparse.Namespace, cells: Sequence[Mapping[str, Any]], seconds: float, speedup: float
+) -> None:
+    """Print time and traffic; beyond one core, each core brings half of what two brought."""
+    hours = options.cells * seconds / 3600
+    wheels = statistics.fmean(c["wheels_bytes"] for c in cells if c["wheels_bytes"])
+    print(f"  {options.cells:,} cells: {hours:,.0f} hours on one core, caches filled")
     for cores in options.cores:
-        print(f"  on {cores} cores: {core_hours / cores:,.1f} hours")
-    print(f"  traffic without any cache: {traffic / 2**40:,.1f} TiB of wheels")
+        print(f"    on {cores} cores: {hours / (cores * speedup / 2):,.1f} hours")
+    print(
+        f"    {wheels / GIB:.1f} GiB of wheels a cell, {wheels * options.cells / TIB:,.1f} TiB uncached"
+    )
 
 
 def _runtime(cell: Mapping[str, Any]) -> str:

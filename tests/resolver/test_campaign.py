@@ -244,6 +244,22 @@ def test_a_result_that_comes_twice_is_counted_once(depot: Depot, tmp_path: Path)
     assert Journal(tmp_path / "journal.jsonl").results == {task.key: made_up(task)}
 
 
+def test_a_cell_that_the_machine_could_not_run_is_run_when_it_can(
+    depot: Depot, tmp_path: Path
+) -> None:
+    add_stack(depot, "one")
+    (task,) = tasks(depot, "one")
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.add(made_up(task, notes={}, blocked="there is no Python 3.99"))
+    engine = Counting()
+    (tmp_path / "c").mkdir()
+    (tmp_path / "journal.jsonl").rename(tmp_path / "c" / "journal.jsonl")
+    (result,) = run_campaign(tmp_path / "c", [task], engine, lambda result: None)
+    assert engine.ran == ["one"]
+    assert result == made_up(task)
+    assert Journal(tmp_path / "c" / "journal.jsonl").results == {task.key: made_up(task)}
+
+
 def test_a_half_written_line_is_cut_off_and_its_cell_runs_again(
     depot: Depot, tmp_path: Path
 ) -> None:

@@ -79,7 +79,7 @@ def run_campaign(
     """
     with open_journal(folder) as journal:
         shutil.rmtree(folder / "cells", ignore_errors=True)  # what a killed campaign left
-        for result in engine.run([task for task in tasks if task.key not in journal.results]):
+        for result in engine.run([task for task in tasks if not journal.has(task.key)]):
             if journal.add(result):
                 report(result)
         return [journal.results[task.key] for task in tasks]

@@ -1,7 +1,8 @@
 """The journal of a campaign: each cell's result, written the moment that it is known.
 
 It is a file of one JSON object a line, only ever added to and synced after each line. What a killed
-campaign left half written at its end is cut off. A second result for one cell is never counted.
+campaign left half written at its end is cut off. A second result for one cell is not counted,
+unless the machine could not go on with the first one: such a cell is still to be run.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Journal:
 
     def add(self, result: CellResult) -> bool:
         """Keep ``result`` for good; False, and nothing is kept, where its cell has one already."""
-        if result.key in self.results:
+        if self.has(result.key):
             return False
         line = json.dumps({"schema": _SCHEMA, **result.to_json()}) + "\n"
         with self._path.open("ab") as file:
@@ -42,6 +43,10 @@ class Journal:
         self.results[result.key] = result
         return True
 
+    def has(self, key: str) -> bool:
+        """Tell whether there is a result for the cell ``key`` that tells something of its stack."""
+        return key in self.results and not self.results[key].blocked
+
     def _read(self) -> None:
         self._path.touch()
         data = self._path.read_bytes()
@@ -50,7 +55,8 @@ class Journal:
             os.truncate(self._path, len(whole))
         for number, line in enumerate(whole.splitlines(), start=1):
             result = self._parse(line, number)
-            self.results.setdefault(result.key, result)
+            if not self.has(result.key):
+                self.results[result.key] = result
 
     def _parse(self, line: bytes, number: int) -> CellResult:
         try:
