@@ -462,6 +462,13 @@ def test_a_version_changed_by_hand_is_caught_by_lint_and_by_the_run(
     assert [failure.step for failure in tested.results[0].failures] == ["lock"]
 
 
+def test_only_targets_of_this_machine_are_cells(depot: Depot) -> None:
+    add_stack(depot, "one")
+    text = depot.data.matrix.read_text()
+    depot.data.matrix.write_text(text.replace("x86_64-manylinux_2_17", "riscv64-manylinux_2_39"))
+    assert tasks(depot, "one") == []
+
+
 def test_an_unknown_stack_is_named(depot: Depot) -> None:
     add_stack(depot, "one")
     with pytest.raises(InputError, match="has no stack 'two'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,9 +32,11 @@ def cell_tasks(
 ) -> list[CellTask]:
     """Return the cells of the stacks ``ids``, those of one torch together: uv's cache holds it then.
 
-    Without ``pythons`` it is every Python that a stack is locked for; only targets on Linux can be
-    run. Raises InputError for an unknown stack or a lock that cannot be read.
+    Without ``pythons`` it is every Python that a stack is locked for; only targets of Linux on a
+    machine such as this can be run. Raises InputError for an unknown stack or a lock that cannot be
+    read.
     """
+    here = f"{platform.machine()}-manylinux"
     stacks = {stack.id: stack for stack in matrix.stacks}
     if unknown := [id_ for id_ in ids if id_ not in stacks]:
         raise InputError(f"has no stack {unknown[0]!r}", path=matrix.path)
@@ -42,7 +45,7 @@ def cell_tasks(
         _task(stack, target, data, upto, limits)
         for stack in wanted
         for target in stack.targets
-        if "manylinux" in target.platform and (not pythons or target.python in pythons)
+        if target.platform.startswith(here) and (not pythons or target.python in pythons)
     ]
 
 

@@ -163,7 +163,7 @@ def _install(cell: _Cell) -> None:
     try:
         made = make_environment(cell.task, cell.folder / "venv")
     except NotHere as error:
-        cell.blocked = str(error)
+        cell.blocked = _printable(" ".join(str(error).split()))
         raise _Stopped from error
     except OperationError as error:
         cell.fail(Level.IMPORTED, "install", " ".join(error.message.split()))

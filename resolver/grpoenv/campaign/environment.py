@@ -29,6 +29,8 @@ from grpoenv.uv import explain_failure, run_uv
 __all__ = ["Made", "NotHere", "make_environment"]
 
 _PATIENCE_S = 1800.0
+_OF_THE_LOCK = re.compile(r"does not have (the hash that|what) the lock")
+"""What uv's failures tell of a lock; all others are of this machine, its disk or its network."""
 _TORCH = NormalizedName("torch")
 
 
@@ -47,8 +49,8 @@ class Made:
 def make_environment(task: CellTask, venv: Path) -> Made:
     """Make the environment of ``task`` in the new folder ``venv``.
 
-    Raises NotHere where there is no such Python or the index cannot be reached, OperationError
-    where the lock cannot be installed.
+    Raises OperationError where the index does not have what the lock says, NotHere where anything
+    else stands in the way.
     """
     start = time.monotonic()
     run = run_uv(["venv", "--quiet", "--no-project", "--python", task.python, venv])
@@ -102,6 +104,5 @@ def _uv_install(python: Path, *arguments: str) -> None:
     if run.status == 0:
         return
     cause, _ = explain_failure(run.messages)
-    if re.search(r"could not be reached|disk is full|offline", cause):
-        raise NotHere(f"{cause}: {run.messages}")
-    raise OperationError(f"{cause}: {run.messages}")
+    told = f"{cause}: {run.messages}"
+    raise OperationError(told) if _OF_THE_LOCK.search(cause) else NotHere(told)
