@@ -27,7 +27,8 @@ An outcome is null where it has not been looked for yet, or else::
     as_of       what had been published at the end of this day (UTC) was there to choose from
     versions    package = "version", the main ones that uv chose; empty where it finds no set
     verdict     "linked"    the linker finds nothing that is missing
-                "import"    importing the runtime fails
+                "import"    an import that a GRPO program makes fails: that of the runtime, or of
+                            trl's GRPO trainer
                 "run"       it imports, and a default GRPO run fails
                 "conflict"  uv finds no set of versions
                 "unclear"   it cannot be told

@@ -160,10 +160,7 @@ def judgement_of(linkage: Linkage, trees: Mapping[NormalizedName, WheelTree]) ->
 
 def _fault(fault: Fault, trees: Mapping[NormalizedName, WheelTree]) -> Judgement:
     consumer = fault.need.consumer.tree.name
-    labels = [
-        f"{name} {trees[name].version}" if name in trees else name
-        for name in dict.fromkeys([consumer, NormalizedName(fault.provider)])
-    ]
+    labels = [_label(name, trees) for name in dict.fromkeys([consumer, fault.provider])]
     return Judgement(
         fault.phase.value,
         exception=fault.exception,
@@ -171,6 +168,11 @@ def _fault(fault: Fault, trees: Mapping[NormalizedName, WheelTree]) -> Judgement
         culprit=" with ".join(labels),
         at=fault.need.where,
     )
+
+
+def _label(name: str, trees: Mapping[NormalizedName, WheelTree]) -> str:
+    tree = trees.get(NormalizedName(name))
+    return f"{name} {tree.version}" if tree else f"{name.partition('.')[0]} (not installed)"
 
 
 def _key(found: WheelSet, python: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ __all__ = ["given", "known_break", "releases_json", "report_lines"]
 
 _WORDS = {
     LINKED: "nothing is missing, as far as sources tell",
-    "import": "fail at import",
+    "import": "fail at an import that GRPO needs",
     "run": "import, and fail in a default GRPO run",
     "conflict": "have no set of versions at all",
     "unclear": "cannot be told",
