@@ -118,6 +118,11 @@ class Failure(Evidence):
     step: str = ""
     error: str = ""
 
+    @property
+    def only_without_gpu(self) -> bool:
+        """Tell whether it may be different on a GPU: training on a CPU does not tell of that."""
+        return self.level is Level.TRAINED and self.machine.endswith("no GPU")
+
 
 @dataclass(frozen=True)
 class Target:

@@ -218,7 +218,8 @@ def _misses(
         yield _why_no_target(stack, probe)
         return
     for failure in target.failures:
-        if failure.level >= Level.IMPORTED:
+        elsewhere = failure.only_without_gpu and probe.gpu.answer is Answer.YES
+        if failure.level >= Level.IMPORTED and not elsewhere:
             yield f"it could not be {failure.level} on {failure.date}: {failure.error}"
     for name in wishes.with_packages:
         if name not in lock.pins:

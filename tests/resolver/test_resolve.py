@@ -133,20 +133,32 @@ def test_a_stack_that_is_a_known_break_is_never_chosen(depot: Depot) -> None:
     assert "one: known break bad: they crash" in refusal(depot, make_probe())
 
 
-def test_a_stack_that_failed_to_be_imported_is_never_chosen(depot: Depot) -> None:
+def failing_stack(depot: Depot, level: str) -> None:
+    """Add a newer stack that failed to reach ``level`` without a GPU, and an older one."""
     depot.stack("new", [depot.wheel("trl", "2.0")], python=PY)
-    depot.stacks[-1] += """
+    depot.stacks[-1] += f"""
         [[stack.target.failure]]
-        level = "imported"
-        step = "import"
+        level = "{level}"
+        step = "a step"
         error = "ImportError: no such name"
         date = 2026-11-26
         grpoenv = "0.1.0"
-        machine = "a test"
+        machine = "a test, no GPU"
         command = "grpoenv matrix test new"
         """
     depot.stack("old", [depot.wheel("trl", "1.0")], python=PY)
-    found = plan(depot, make_probe())
+
+
+def test_a_stack_that_does_not_train_on_a_cpu_may_on_a_gpu(depot: Depot) -> None:
+    failing_stack(depot, "trained")
+    assert plan(depot, make_probe()).stack.id == "old"
+    assert plan(depot, make_probe(gpu=GPU), stack="trl").stack.id == "new"
+
+
+@pytest.mark.parametrize("gpu", [NO_GPU, GPU])
+def test_a_stack_that_failed_to_be_imported_is_never_chosen(depot: Depot, gpu: Gpu) -> None:
+    failing_stack(depot, "imported")
+    found = plan(depot, make_probe(gpu=gpu), stack="trl")
     assert found.stack.id == "old"
     assert found.rejected[0].reasons == (
         "it could not be imported on 2026-11-26: ImportError: no such name",
