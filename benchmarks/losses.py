@@ -7,15 +7,19 @@
 Every contender runs in a process of its own; on a CPU timed runs go round, so that a busy moment
 hits all. The first, untimed run is held against float64.
 A contender whose package is absent or that fails is listed with the reason. Times are CPU times on
-a CPU (one thread unless ``--threads`` says otherwise). The floor is what the products of the tokens
+a CPU (one thread unless ``--threads`` says otherwise), of a process that keeps the memory it freed:
+otherwise a run takes the longer, the more pages the system has to find and zero for it. Memory is
+that of a process that does not. The floor is what the products of the tokens
 that count take at the best rate measured in the same run: 2 products with a frozen head, 3 with a
-trainable one. Memory is the peak above the start, less the gradients that are asked for.
+trainable one; on a CPU without bfloat16 instructions that is the float32 rate. Memory is the peak
+above the start, less the gradients that are asked for.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -27,12 +31,15 @@ from typing import Any
 
 import torch
 from contenders import CONTENDERS, Batch
+from loss_plot import plot
 from torch import Tensor
 
 from grpoenv_kernels.measure import Timing, clock, matmul_rate
 
 PACKAGES = ["torch", "triton", "trl", "unsloth_zoo", "liger-kernel", "cut-cross-entropy"]
 MIB = 1 << 20
+# Let glibc take everything from its heap and give nothing back.
+KEEP_FREED = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776"}
 
 
 @dataclass(frozen=True)
@@ -197,14 +204,16 @@ def error(found: Tensor, best: Tensor) -> float:
 class Contender:
     """A contender's process, and its runs so far."""
 
-    def __init__(self, name: str, folder: Path, case: Case, threads: int) -> None:
+    def __init__(
+        self, name: str, folder: Path, case: Case, threads: int, more: dict[str, str] | None = None
+    ) -> None:
         self.name, self.runs, self.failure = name, list[dict[str, float]](), ""
         self.log = (folder / f"{name}.log").open("w+")
         command = [sys.executable, __file__, "--serve", name, "--folder", str(folder)]
         command += ["--case", json.dumps(vars(case)), "--threads", str(threads)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
-            cwd=folder,
+            cwd=folder, env={**os.environ, **(more or {})},
         )  # fmt: skip
 
     def run(self) -> None:
@@ -229,7 +238,11 @@ class Contender:
         self.process.kill()
         self.process.wait()
 
-    def result(self, floor: float) -> dict[str, Any]:
+    def beyond(self) -> float:
+        """Most memory of a run after the warm-up, in MiB."""
+        return max((run["beyond"] for run in self.runs[1:]), default=0.0) / MIB
+
+    def result(self, floor: float, beyond: float) -> dict[str, Any]:
         """Summarise; the first run was a warm-up."""
         self.end()
         timed = self.runs[1:]
@@ -243,7 +256,7 @@ class Contender:
             "least": timing.least,
             "most": timing.most,
             "floor": timing.median / floor,
-            "beyond_mib": max(run["beyond"] for run in timed) / MIB,
+            "beyond_mib": beyond,
             **errors,
         }
 
@@ -267,7 +280,10 @@ def compare(case: Case, names: list[str], rounds: int, threads: int) -> dict[str
         rates = [matmul_rate(flat, inputs["weight"])]
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        contenders = [Contender(name, folder, case, threads) for name in names]
+        given = folder, case, threads
+        lone = {name: memory(Contender(name, *given)) for name in names if device.type == "cpu"}
+        more = KEEP_FREED if lone else {}
+        contenders = [Contender(name, *given, more) for name in names]
         for turn in turns(contenders, rounds + 1, device):
             for contender in turn:
                 contender.run()
@@ -281,8 +297,19 @@ def compare(case: Case, names: list[str], rounds: int, threads: int) -> dict[str
             "matmul_tflops": max(rates) / 1e12,
             "floor_seconds": floor,
             "rows": {"scored": scored, "graded": graded},
-            "results": [contender.result(floor) for contender in contenders],
+            "results": [
+                each.result(floor, lone[each.name] if lone else each.beyond())
+                for each in contenders
+            ],
         }
+
+
+def memory(contender: Contender) -> float:
+    """Return what a contender takes beyond its outputs, in MiB, after one warm-up."""
+    contender.run()
+    contender.run()
+    contender.end()
+    return contender.beyond()
 
 
 def turns(contenders: list[Contender], runs: int, device: torch.device) -> list[list[Contender]]:
@@ -335,34 +362,6 @@ def show(outcome: dict[str, Any]) -> None:
         )
 
 
-def plot(path: Path) -> None:
-    """Draw time over the floor and memory of every case and contender beside each other."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    outcomes = json.loads(path.read_text())["outcomes"]
-    figure, axes = pyplot.subplots(2, 1, figsize=(max(8, 1.6 * len(outcomes)), 9), sharex=True)
-    labels = [Case(**outcome["case"]).name.replace(" ", "\n") for outcome in outcomes]
-    for key, axis, title in zip(
-        ("floor", "beyond_mib"), axes, ("time over the floor", "MiB beyond outputs"), strict=True
-    ):
-        for at, name in enumerate(CONTENDERS):
-            found = [
-                next((each.get(key) for each in one["results"] if each["contender"] == name), None)
-                for one in outcomes
-            ]
-            places = [place + 0.13 * at for place in range(len(outcomes))]
-            axis.bar(places, [value or 0 for value in found], 0.12, label=name)
-        axis.set_ylabel(title)
-        axis.set_yscale("log")
-        axis.legend(ncol=len(CONTENDERS))
-    axes[1].set_xticks([place + 0.3 for place in range(len(labels))], labels, fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path.with_suffix(".png"), dpi=120)
-
-
 def main() -> None:
     """Run, serve one contender, or plot."""
     parser = argparse.ArgumentParser(
@@ -383,7 +382,7 @@ def main() -> None:
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.plot:
-        plot(options.plot)
+        plot(options.plot, list(CONTENDERS))
         return
     if options.serve:
         case = Case(**json.loads(options.case))

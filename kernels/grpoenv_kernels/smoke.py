@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from grpoenv_kernels.head import Head, HeadOptions
 from grpoenv_kernels.logprob import linear_logprob
 from grpoenv_kernels.measure import matmul_rate, time_runs
-from grpoenv_kernels.native import is_native
 from grpoenv_kernels.sweep import linear_objective
 
 __all__ = ["HEADS", "Parity", "Smoke", "Speed", "run_smoke"]
@@ -218,7 +216,7 @@ def _error(found: Tensor, best: Tensor) -> float:
 def _speed(dtype: torch.dtype, device: torch.device, sizes: tuple[int, int, int]) -> list[Speed]:
     rows, width, vocabulary = sizes
     hidden, weight, targets = _problem(rows, width, vocabulary, dtype, device)
-    unit = 2 * rows * width * vocabulary / matmul_rate(*_operands(hidden, weight, targets))
+    unit = 2 * rows * width * vocabulary / matmul_rate(hidden, weight)
 
     def sweep(trainable: bool) -> Callable[[], object]:
         def run() -> object:
@@ -234,13 +232,6 @@ def _speed(dtype: torch.dtype, device: torch.device, sizes: tuple[int, int, int]
         seconds = time_runs(sweep(trainable), 3, device).median
         found.append(Speed(_name(dtype), what, 1000 * seconds, seconds / (units * unit)))
     return found
-
-
-def _operands(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the matrices as they enter the products: a CPU may have none in their own dtype."""
-    head = Head(hidden, weight, None, None, targets, HeadOptions())
-    dtype = hidden.dtype if is_native(head) else head.operand
-    return hidden.detach().to(dtype), weight.detach().to(dtype)
 
 
 def _name(dtype: torch.dtype) -> str:
