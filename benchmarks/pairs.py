@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import sys
@@ -29,10 +30,12 @@ from datetime import datetime, timezone
 from email.parser import HeaderParser
 from functools import partial
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
+from pair_runs import run_verdicts
 
 import grpoenv.linker
 from grpoenv import __version__
@@ -41,6 +44,7 @@ from grpoenv.linker.pairs import Scan, Taken, answers, first_failure, scan
 from grpoenv.pair_verdicts import (
     Classification,
     Release,
+    RunVerdict,
     Verdict,
     read_classification,
     read_data,
@@ -59,6 +63,7 @@ from grpoenv.wheels import (
 from grpoenv.wheels.transfer import CONNECTIONS
 
 SINCE = Version("2025.2")
+Named = TypeVar("Named")
 UNSLOTH, ZOO = NormalizedName("unsloth"), NormalizedName("unsloth-zoo")
 
 
@@ -95,6 +100,8 @@ def classify(file: Path, anew: bool) -> None:
     fetched = time.perf_counter()
     ours, theirs = examined(kept, unsloths, zoos)
     looked = time.perf_counter()
+    rows = [[pair_verdict(one, zoo) for zoo in theirs] for one in ours]
+    runs = run_verdicts(kept, unsloths, zoos, rows, index_address() or "")
     found = Classification(
         date=datetime.now(timezone.utc).date().isoformat(),
         grpoenv=__version__,
@@ -103,7 +110,8 @@ def classify(file: Path, anew: bool) -> None:
         undetermined=sorted(
             {taken.what for one in [*ours, *theirs] for taken in one.has if one.has[taken] is None}
         ),
-        rows=[[pair_verdict(one, zoo) for zoo in theirs] for one in ours],
+        rows=rows,
+        runs=runs,
     )
     write_classification(found, file)
     done = time.perf_counter()
@@ -122,19 +130,18 @@ def summary(file: Path) -> None:
     """Print how many pairs the declared ranges admit, and what stops those that fail."""
     found = read_classification(file)
     pairs = list(listed(found))
-    admitted = [verdict for one, zoo, verdict in pairs if admits(one, zoo)]
-    strict = [verdict for one, zoo, verdict in pairs if admits(one, zoo, extras=True)]
+    admitted = [pair for pair in pairs if admits(pair.unsloth, pair.zoo)]
+    strict = [pair for pair in pairs if admits(pair.unsloth, pair.zoo, extras=True)]
     print(f"{len(found.unsloth)} releases of unsloth, {len(found.zoos)} of unsloth_zoo")
-    print(f"{len(pairs):6,} pairs in all, {failing(v for *_, v in pairs):,} fail at import")
-    print(
-        f"{len(admitted):6,} admitted by the declared ranges, {failing(admitted):,} fail at import"
-    )
-    print(f"{len(strict):6,} admitted with every extra, too, {failing(strict):,} fail at import")
-    print("\n pairs admitted  lacks        first failure")
-    inside = Counter(map(group, filter(None, admitted)))
-    for key, count in Counter(group(v) for *_, v in pairs if v is not None).most_common():
-        lacks, message = key
-        print(f"{count:6,} {inside[key]:8,}  {lacks:11}  {message}")
+    print(f"{len(pairs):6,} pairs in all, {failing(pairs)}")
+    print(f"{len(admitted):6,} admitted by the declared ranges, {failing(admitted)}")
+    print(f"{len(strict):6,} admitted with every extra, too, {failing(strict)}")
+    for title, verdict_of in (("first failure of the import", at_import), ("of the run", in_run)):
+        print(f"\n pairs admitted  lacks        {title}")
+        inside = Counter(group(v) for pair in admitted if (v := verdict_of(pair)))
+        for key, count in Counter(group(v) for p in pairs if (v := verdict_of(p))).most_common():
+            lacks, message = key
+            print(f"{count:6,} {inside[key]:8,}  {lacks:11}  {message}")
 
 
 def compare(file: Path, executed: Path) -> None:
@@ -170,6 +177,7 @@ def compare(file: Path, executed: Path) -> None:
     print(f"{later} of {held_out} drawn after the verdicts stood agree")
     print(f"{counted[OTHER]} executed pairs: {OTHER}")
     steps = [row["grpo"] for row in rows if "grpo" in row]
+    wrong += compare_runs(found, rows)
     print(
         f"GRPO steps, looked into with {len(steps)} that import: {counts(Counter(step['outcome'] for step in steps))}"
     )
@@ -178,6 +186,41 @@ def compare(file: Path, executed: Path) -> None:
     sys.exit(1 if wrong else 0)
 
 
+def compare_runs(found: Classification, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Print how the verdicts on default runs agree with those executed; return how many differ."""
+    stepped = [row for row in rows if "grpo" in row]
+    ran = [row for row in stepped if row["grpo"]["outcome"] == "runs"]
+    failed = [row for row in stepped if row["grpo"].get("fault") == BY_THE_PAIR]
+    false = [row for row in ran if is_certain(found.run(row["unsloth"], row["zoo"]))]
+    missed = [row for row in failed if not is_certain(found.run(row["unsloth"], row["zoo"]))]
+    for row in (*false, *missed):
+        verdict = found.run(row["unsloth"], row["zoo"])
+        print(f"differs: unsloth {row['unsloth']}, zoo {row['zoo']}: {row['grpo']}, here {verdict}")
+    print(f"{len(ran) - len(false)} of {len(ran)} executed runs that end well: not called broken")
+    print(f"{len(failed) - len(missed)} of {len(failed)} that the pair makes fail: found")
+    same = sum(tells_the_same(found.run(r["unsloth"], r["zoo"]), r["grpo"]) for r in failed)
+    print(f"{same} of {len(failed) - len(missed)} name the exception and what Python names in it")
+    later = [row for row in (*ran, *failed) if row["grpo"].get("held_out")]
+    held = [row for row in later if row not in false and row not in missed]
+    print(f"{len(held)} of {len(later)} executed after the verdicts on runs stood agree")
+    return len(false) + len(missed)
+
+
+def is_certain(verdict: RunVerdict | None) -> bool:
+    """Tell whether a default run certainly fails."""
+    return verdict is not None and verdict.certain
+
+
+def tells_the_same(verdict: RunVerdict | None, step: Mapping[str, str]) -> bool:
+    """Tell whether a verdict has the exception of an executed run and what its message names."""
+    if verdict is None or verdict.exception != step["exception"]:
+        return False
+    said = step.get("message") or f"'{step['symbol']}'"
+    named = re.findall(r"(?<=')\w+(?=')|\w+(?=\(\))|(?<=expected )\d+", said)
+    return all(word in f"{verdict.name} {verdict.why}" for word in named)
+
+
+BY_THE_PAIR = "unsloth/unsloth_zoo"
 IMPORTS = "imports"
 FAILS = "fails, because one of the two lacks what the other takes"
 OTHER = "fails, because of a third package: the pair does not decide it"
@@ -194,15 +237,16 @@ def today(file: Path, today: Path) -> None:
     """Look up the zoo that uv chooses where only unsloth==X is pinned, for every X."""
     found, data = read_classification(file), read_data(today)
     for python, rows in data["resolved"].items():
-        chosen = [row for row in rows if row["zoo"] is not None]
-        stopped = [(row, v) for row in chosen if (v := found.verdict(row["unsloth"], row["zoo"]))]
-        fail = "fails" if len(stopped) == 1 else "fail"
-        print(
-            f"Python {python}: of {len(rows)} releases {len(chosen)} resolve, and {len(stopped)} "
-            f"{fail} at import by the pair alone"
-        )
-        for row, verdict in stopped:
-            print(f"  unsloth {row['unsloth']} with zoo {row['zoo']}: {' '.join(group(verdict))}")
+        chosen = [
+            Pair(row["unsloth"], row["zoo"], found.verdict(*key), found.run(*key))
+            for row in rows
+            if row["zoo"] is not None
+            for key in [(row["unsloth"], row["zoo"])]
+        ]
+        print(f"Python {python}: of {len(rows)} releases {len(chosen)} resolve; {failing(chosen)}")
+        for pair in chosen:
+            if verdict := at_import(pair) or in_run(pair):
+                print(f"  unsloth {pair.unsloth} with zoo {pair.zoo}: {' '.join(group(verdict))}")
     outcomes = Counter(row["outcome"] for row in data["executed"])
     steps = Counter(row["grpo"]["outcome"] for row in data["executed"] if "grpo" in row)
     print(
@@ -219,11 +263,21 @@ COMMANDS = {
 }
 
 
-def listed(found: Classification) -> Iterable[tuple[Release, Release, Verdict | None]]:
-    """Yield every pair with its verdict."""
-    for one, row in zip(found.unsloth, found.rows, strict=True):
-        for zoo, verdict in zip(found.zoos, row, strict=True):
-            yield one, zoo, verdict
+@dataclass(frozen=True)
+class Pair(Generic[Named]):
+    """A pair with its verdicts; ``unsloth`` and ``zoo`` are releases or versions."""
+
+    unsloth: Named
+    zoo: Named
+    imports: Verdict | None
+    runs: RunVerdict | None
+
+
+def listed(found: Classification) -> Iterable[Pair[Release]]:
+    """Yield every pair with its verdicts."""
+    for one, row, runs in zip(found.unsloth, found.rows, found.runs, strict=True):
+        for zoo, verdict, run in zip(found.zoos, row, runs, strict=True):
+            yield Pair(one, zoo, verdict, run)
 
 
 def admits(one: Release, zoo: Release, *, extras: bool = False) -> bool:
@@ -231,14 +285,34 @@ def admits(one: Release, zoo: Release, *, extras: bool = False) -> bool:
     return one.admits(zoo.version, extras=extras) and zoo.admits(one.version, extras=extras)
 
 
-def failing(verdicts: Iterable[Verdict | None]) -> int:
-    """Count the pairs that something stops."""
-    return sum(verdict is not None for verdict in verdicts)
+def at_import(pair: Pair[Named]) -> Verdict | None:
+    """Return what stops the import of a pair."""
+    return pair.imports
+
+
+def in_run(pair: Pair[Named]) -> Verdict | None:
+    """Return what certainly stops the default run of a pair that imports."""
+    return pair.runs if is_certain(pair.runs) else None
+
+
+def failing(pairs: Sequence[Pair[Named]]) -> str:
+    """Say how many pairs something stops, and of how many that cannot be told."""
+    stopped = sum(at_import(pair) is not None for pair in pairs)
+    broken = sum(in_run(pair) is not None for pair in pairs)
+    untold = sum(pair.runs is not None for pair in pairs) - broken
+    return (
+        f"{stopped:,} fail at import, {broken:,} in the default GRPO run; "
+        f"{untold:,} more may, which sources do not tell"
+    )
 
 
 def group(verdict: Verdict) -> tuple[str, str]:
     """Return the package that lacks something, and what Python says of it."""
-    return verdict.lacks, f"{verdict.exception}: {verdict.name}"
+    why = re.sub(r"^.*\.py:\d+ ", "", verdict.why) if isinstance(verdict, RunVerdict) else ""
+    is_named = verdict.exception in ("NameError", "KeyError")
+    return verdict.lacks, f"{verdict.exception}: {verdict.name}" + (
+        f" {why}" if why and not is_named else ""
+    )
 
 
 def counts(found: Counter[str]) -> str:

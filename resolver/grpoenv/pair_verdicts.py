@@ -1,6 +1,7 @@
 """The verdict on every pair of unsloth and unsloth_zoo: the file, and how it is read and written.
 
-``benchmarks/pairs.py`` makes it, and the wheel brings it along. A classification (schema 1) is a JSON object::
+``benchmarks/pairs.py`` makes it, and the wheel brings it along. A classification (schema 2) is a JSON
+object::
 
     schema, date, grpoenv   the version of this form, the day, and the version that made it
     unsloth, unsloth_zoo    a list of releases, oldest first: {version, needs, extras}; needs is the
@@ -13,6 +14,11 @@
     pairs                   for each release of unsloth, in that order, its verdicts with every
                             release of unsloth_zoo, as runs [verdict, how many]; verdict is an index
                             into verdicts, or -1 for a pair that imports as far as the two decide it
+    run_verdicts            what stops a default GRPO run of a pair that imports: {exception, name,
+                            lacks, at, why, certain}; where it is not certain, it depends on what the
+                            two packages do not tell
+    runs                    as pairs, with indices into run_verdicts; -1 for a pair that does not
+                            import, or that runs as far as the two decide it
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
@@ -33,6 +39,7 @@ __all__ = [
     "SCHEMA",
     "Classification",
     "Release",
+    "RunVerdict",
     "Verdict",
     "read_classification",
     "read_data",
@@ -40,6 +47,9 @@ __all__ = [
 ]
 
 SCHEMA = 1
+"""The schema of the other data files about pairs."""
+
+CLASSIFICATION_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -72,8 +82,20 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class RunVerdict(Verdict):
+    """What first stops a default GRPO run of a pair that imports, or may where not ``certain``."""
+
+    why: str
+    certain: bool
+
+
+@dataclass(frozen=True)
 class Classification:
-    """The verdict on every pair: ``rows[i][j]`` is that of ``unsloth[i]`` with ``zoos[j]``."""
+    """The verdict on every pair: ``rows[i][j]`` is that of ``unsloth[i]`` with ``zoos[j]``.
+
+    ``runs[i][j]`` is that on the default run, None where nothing stops it or the pair does not
+    import.
+    """
 
     date: str
     grpoenv: str
@@ -81,10 +103,18 @@ class Classification:
     zoos: Sequence[Release]
     undetermined: Sequence[str]
     rows: Sequence[Sequence[Verdict | None]]
+    runs: Sequence[Sequence[RunVerdict | None]]
 
     def verdict(self, unsloth: str, zoo: str) -> Verdict | None:
         """Return what stops a pair, None if nothing does; raises KeyError for an unknown release."""
         return self.rows[_place(self.unsloth, unsloth)][_place(self.zoos, zoo)]
+
+    def run(self, unsloth: str, zoo: str) -> RunVerdict | None:
+        """Return what stops the default run of a pair that imports, None if nothing does."""
+        return self.runs[_place(self.unsloth, unsloth)][_place(self.zoos, zoo)]
+
+
+AnyVerdict = TypeVar("AnyVerdict", bound=Verdict)
 
 
 def _place(releases: Sequence[Release], version: str) -> int:
@@ -96,20 +126,32 @@ def _place(releases: Sequence[Release], version: str) -> int:
 
 def write_classification(found: Classification, path: Path) -> None:
     """Write the file, one release a line."""
-    verdicts = list(dict.fromkeys(v for row in found.rows for v in row if v is not None))
-    index: dict[Verdict | None, int] = {verdict: n for n, verdict in enumerate(verdicts)}
-    index[None] = -1
+    verdicts, pairs = _indexed(found.rows)
+    run_verdicts, runs = _indexed(found.runs)
     lines = {
         "unsloth": [asdict(release) for release in found.unsloth],
         "unsloth_zoo": [asdict(release) for release in found.zoos],
         "undetermined": found.undetermined,
-        "verdicts": [asdict(verdict) for verdict in verdicts],
-        "pairs": [[[index[v], len(list(run))] for v, run in groupby(row)] for row in found.rows],
+        "verdicts": verdicts,
+        "pairs": pairs,
+        "run_verdicts": run_verdicts,
+        "runs": runs,
     }
-    head = {"schema": SCHEMA, "date": found.date, "grpoenv": found.grpoenv}
+    head = {"schema": CLASSIFICATION_SCHEMA, "date": found.date, "grpoenv": found.grpoenv}
     parts = [f'"{key}": {json.dumps(value)}' for key, value in head.items()]
     parts += [f'"{key}": [\n{_rows(value)}\n]' for key, value in lines.items()]
     path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
+def _indexed(
+    rows: Sequence[Sequence[Verdict | None]],
+) -> tuple[list[dict[str, Any]], list[list[list[int]]]]:
+    """Return the verdicts, and each row as runs of indices into them."""
+    verdicts = list(dict.fromkeys(v for row in rows for v in row if v is not None))
+    index: dict[Verdict | None, int] = {verdict: n for n, verdict in enumerate(verdicts)}
+    index[None] = -1
+    runs = [[[index[v], len(list(run))] for v, run in groupby(row)] for row in rows]
+    return [asdict(verdict) for verdict in verdicts], runs
 
 
 def _rows(values: Sequence[object]) -> str:
@@ -118,7 +160,7 @@ def _rows(values: Sequence[object]) -> str:
 
 def read_classification(path: Path) -> Classification:
     """Read the file; raises InputError where it is not of this schema or is no classification."""
-    data = read_data(path)
+    data = read_data(path, CLASSIFICATION_SCHEMA)
     try:
         return _classification(data)
     except (KeyError, IndexError, TypeError, ValueError, InvalidSpecifier) as error:
@@ -130,7 +172,9 @@ def _classification(data: dict[str, Any]) -> Classification:
     zoos = _releases(data["unsloth_zoo"])
     unsloth = _releases(data["unsloth"])
     rows = [_row(runs, verdicts, len(zoos)) for runs in data["pairs"]]
-    if len(rows) != len(unsloth):
+    run_verdicts = [RunVerdict(**row) for row in data["run_verdicts"]]
+    runs = [_row(runs, run_verdicts, len(zoos)) for runs in data["runs"]]
+    if {len(rows), len(runs)} != {len(unsloth)}:
         raise ValueError(f"{len(unsloth)} releases and {len(rows)} rows of pairs")
     return Classification(
         date=data["date"],
@@ -139,10 +183,13 @@ def _classification(data: dict[str, Any]) -> Classification:
         zoos=zoos,
         undetermined=data["undetermined"],
         rows=rows,
+        runs=runs,
     )
 
 
-def _row(runs: list[list[int]], verdicts: Sequence[Verdict], length: int) -> list[Verdict | None]:
+def _row(
+    runs: list[list[int]], verdicts: Sequence[AnyVerdict], length: int
+) -> list[AnyVerdict | None]:
     """Unroll the runs of one row, which have to make up ``length`` pairs."""
     if sum(count for _, count in runs) != length or any(count < 1 for _, count in runs):
         raise ValueError(f"a row of pairs does not have the length {length}")
@@ -155,7 +202,7 @@ def _releases(rows: Sequence[dict[str, Any]]) -> list[Release]:
     return [Release(row["version"], row["needs"], tuple(row["extras"])) for row in rows]
 
 
-def read_data(path: Path) -> dict[str, Any]:
+def read_data(path: Path, expected: int = SCHEMA) -> dict[str, Any]:
     """Return the content of a data file; raises InputError where it is not of this schema."""
     try:
         data = json.loads(path.read_text("utf-8"))
@@ -164,6 +211,6 @@ def read_data(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"is no JSON: {error}", path=path) from error
     schema = data.get("schema") if isinstance(data, dict) else None
-    if schema != SCHEMA:
-        raise InputError(f"has the schema {schema!r}; this reads {SCHEMA}", path=path)
+    if schema != expected:
+        raise InputError(f"has the schema {schema!r}; this reads {expected}", path=path)
     return dict(data)
