@@ -1,7 +1,8 @@
 """The default GRPO run of every pair that imports, for ``benchmarks/pairs.py``.
 
 What is kept of a release is written under its digest, so that releases that are the same in it are
-followed once; each release of unsloth is followed with every kept zoo that it imports with. trl
+followed once; each release of unsloth is followed with every kept zoo that it imports with, and the
+outcomes are kept as well. trl
 enters with the fields that GRPOConfig has in the oldest trl that the release of unsloth admits and
 that has a GRPO trainer: a later trl has them, too.
 """
@@ -13,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from email.parser import HeaderParser
 from functools import cache, partial
 from pathlib import Path
@@ -106,10 +107,18 @@ def read(kept: Path, digest: str) -> RunSources:
 
 
 def followed(kept: Path, one: Kept, zoos: Sequence[str]) -> Mapping[str, RunVerdict | None]:
-    """Follow the default run of one unsloth with each of ``zoos``."""
-    config = read(kept, one.trl) if one.trl else None
-    unsloth = read(kept, one.digest)
-    return {zoo: verdict(unsloth, read(kept, zoo), config) for zoo in zoos}
+    """Return the verdicts on one unsloth with each of ``zoos``, which are kept as well."""
+    file = kept / f"{one.digest}-{one.trl}.runs"
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    outcomes = {zoo: row and RunVerdict(**row) for zoo, row in known.items()}
+    fresh = [zoo for zoo in zoos if zoo not in outcomes]
+    if fresh:
+        config = read(kept, one.trl) if one.trl else None
+        unsloth = read(kept, one.digest)
+        outcomes |= {zoo: verdict(unsloth, read(kept, zoo), config) for zoo in fresh}
+        rows = {zoo: found and asdict(found) for zoo, found in outcomes.items()}
+        file.write_text(json.dumps(rows))
+    return outcomes
 
 
 def verdict(unsloth: RunSources, zoo: RunSources, config: RunSources | None) -> RunVerdict | None:

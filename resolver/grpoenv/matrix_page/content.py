@@ -13,7 +13,8 @@
     pairs      the verdict on every pair of unsloth and unsloth_zoo, null where it is not at hand:
                date      the day on which the releases were read
                unsloth   {version, needs, extras} of each release, oldest first; as zoos
-               verdicts  what stops a pair: {exception, name, lacks, at}
+               verdicts  what stops the import of a pair: {exception, name, lacks, at}; with {why,
+                         certain} what stops, or may stop, the default GRPO run of one that imports
                rows      for each unsloth its verdicts with every zoo, as runs [verdict, how many];
                          -1 where nothing stops the pair
                admitted  for each unsloth, which zoos the declared ranges admit, as runs
@@ -91,9 +92,13 @@ def _history(row: Release) -> dict[str, Any]:
 
 
 def _pairs(pairs: Classification) -> dict[str, Any]:
-    verdicts = list(dict.fromkeys(one for row in pairs.rows for one in row if one is not None))
+    stops = [
+        [at_import or in_run for at_import, in_run in zip(row, runs, strict=True)]
+        for row, runs in zip(pairs.rows, pairs.runs, strict=True)
+    ]
+    verdicts = list(dict.fromkeys(one for row in stops for one in row if one is not None))
     index = {verdict: number for number, verdict in enumerate(verdicts)}
-    rows = [[-1 if one is None else index[one] for one in row] for row in pairs.rows]
+    rows = [[-1 if one is None else index[one] for one in row] for row in stops]
     return {
         "date": pairs.date,
         "unsloth": [asdict(release) for release in pairs.unsloth],

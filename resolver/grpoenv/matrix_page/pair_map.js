@@ -1,7 +1,7 @@
 // The heat map on its canvas: a column for each unsloth, a row for each zoo, the newest at the top.
 
 const KINDS = {
-  works: "neither lacks what importing the other takes",
+  works: "neither lacks what an import or a default GRPO run takes from it",
   zoo: "import fails: the zoo lacks what unsloth takes",
   unsloth: "import fails: unsloth lacks what the zoo takes",
   run: "imports, and the default GRPO run fails",
