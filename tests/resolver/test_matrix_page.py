@@ -113,7 +113,8 @@ def test_the_page_has_every_stack_break_and_pair(page: Page) -> None:
     numbers = [[one for one, count in row for _ in range(count)] for row in pairs["rows"]]
     verdicts = [*pairs["verdicts"], None]  # -1 is the last
     assert [[verdicts[n] for n in row] for row in numbers] == [
-        [one and vars(one) for one in row] for row in found.rows
+        [stop and vars(stop) for stop in map(lambda one, run: one or run, row, runs)]
+        for row, runs in zip(found.rows, found.runs, strict=True)
     ]
     assert sum(map(len, numbers)) == len(found.unsloth) * len(found.zoos) > 39_000
 
