@@ -249,23 +249,18 @@ class Head:
         """Plan blocks whose logits are dropped tile by tile."""
         return TilePlan.streaming(rows, self.shape, self.dtype.itemsize, self.limits)
 
-    def kept_dtype(self, lent: Tensor | None) -> torch.dtype:
-        """Return the dtype in which softmax weights are kept.
-
-        It is bfloat16 where that is the operand, and where the weight gradient ``lent`` is in
-        bfloat16: it is rounded more coarsely than the sum of rounded weights.
-        """
-        narrow = lent is not None and lent.dtype == self.hidden.dtype == torch.bfloat16
-        return torch.bfloat16 if narrow else self.operand
+    def pitch(self, gradient: Tensor) -> int:
+        """Return how many kept weights fit into the memory of one column's weight gradient."""
+        column = gradient.shape[1] * gradient.itemsize
+        return 0 if column % self.operand.itemsize else column // self.operand.itemsize
 
     def stored_plan(self, rows: int, lent: Tensor | None, adds: bool) -> StoredPlan:
         """Plan a sweep that keeps softmax weights, also in the memory of the gradient ``lent``.
 
         ``adds`` says whether one round of rows can add to the gradients of another.
         """
-        dtype = self.kept_dtype(lent)
-        fit = 0 if lent is None or lent.dtype != dtype else self.weight.shape[1]
-        sizes = self.dtype.itemsize, dtype.itemsize
+        fit = 0 if lent is None else self.pitch(lent)
+        sizes = self.dtype.itemsize, self.operand.itemsize
         return StoredPlan.of(rows, self.plan_shape, *sizes, self.limits, lent=fit, adds=adds)
 
     def new_hidden_gradient(self, rows: int) -> Tensor:

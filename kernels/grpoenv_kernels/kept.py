@@ -38,12 +38,12 @@ class Workspace:
     share: Tensor
 
     @staticmethod
-    def allocate(head: Head, plan: StoredPlan, kept: torch.dtype) -> Workspace:
-        """Allocate what ``plan`` needs for weights of dtype ``kept``."""
+    def allocate(head: Head, plan: StoredPlan) -> Workspace:
+        """Allocate what ``plan`` needs."""
         vocabulary, size = head.shape[0], plan.most_rows * plan.columns
         return Workspace(
             list(plan.tiles(vocabulary)),
-            head.empty(plan.kept * vocabulary, dtype=kept),
+            head.empty(plan.kept * vocabulary, dtype=head.operand),
             head.empty(size),
             head.empty(size, dtype=head.operand),
         )
@@ -56,9 +56,10 @@ class KeptBlock:
     Attributes:
         rows: the rows.
         sums: their statistics so far.
-        memory: flat in :attr:`Workspace.kept`, or the weight gradient ``[V, H]`` if it is ``lent``:
-            the weights of a tile then lie in the tile's own part, until it is written.
-        lent: whether it is.
+        memory: flat, of operands: :attr:`Workspace.kept`, or the memory of the weight gradient,
+            where the weights of a tile lie in the tile's own part, until that is written.
+        pitch: elements of the memory for each column.
+        lent: whether it is the weight gradient's.
         references: what the weights of each tile are relative to.
 
     """
@@ -66,40 +67,40 @@ class KeptBlock:
     rows: RowBlock
     sums: RowSums
     memory: Tensor
+    pitch: int
     lent: bool
     references: list[Tensor] = field(default_factory=list)
 
     @staticmethod
-    def of(head: Head, rows: Tensor, entropy: bool, memory: Tensor, lent: bool) -> KeptBlock:
-        """Start a block of the given rows (int64 ``[R]``)."""
-        sums = RowSums.start(len(rows), head.empty(), entropy)
-        return KeptBlock(head.block(rows), sums, memory, lent)
+    def of(
+        head: Head, rows: Tensor, entropy: bool, work: Workspace, gradient: Tensor | None
+    ) -> KeptBlock:
+        """Start a block of rows (int64 ``[R]``), in the memory of ``gradient`` ``[V, H]`` if given."""
+        block, sums = head.block(rows), RowSums.start(len(rows), head.empty(), entropy)
+        if gradient is None:
+            return KeptBlock(block, sums, work.kept, len(rows), lent=False)
+        memory = gradient.view(-1).view(head.operand)
+        return KeptBlock(block, sums, memory, head.pitch(gradient), lent=True)
 
     def _weights(self, tile: slice) -> Tensor:
-        rows, columns = len(self.rows.targets), tile.stop - tile.start
-        if self.lent:
-            return area(self.memory[tile].view(-1), rows, columns)
-        return self.memory[tile.start * rows : tile.stop * rows].view(rows, columns)
+        place = self.memory[tile.start * self.pitch :]
+        return area(place, len(self.rows.targets), tile.stop - tile.start)
 
     def fold(self, columns: Tensor, bias: Tensor | None, tile: slice, work: Workspace) -> None:
         """Score one tile, whose weight rows are ``columns`` ``[C, H]``, and keep its weights."""
-        rows, width = len(self.rows.targets), len(columns)
-        product = multiply(self.rows.hidden, columns.t(), area(work.product, rows, width))
-        into = kept = self._weights(tile)
-        if kept.dtype != work.share.dtype:  # sums are of what has not been rounded
-            into = area(work.share, rows, width) if self.sums.moment is not None else product
+        product = area(work.product, len(self.rows.targets), len(columns))
+        multiply(self.rows.hidden, columns.t(), product)
+        into = self._weights(tile)
         fold_tile(product, into, self.rows, bias, tile.start, self.sums, keep=True)
-        if into is not kept:
-            kept.copy_(into)
         self.references.append(self.sums.reference)
 
     def share(self, index: int, live: LiveRows, work: Workspace) -> Tensor:
-        """Return the live rows' weights of a tile as an operand, relative to the last references.
+        """Return the live rows' weights of a tile, relative to the last references.
 
-        The block's own memory is free afterwards.
+        The tile's part of the block's own memory is free afterwards.
         """
         found = live.take(self._weights(work.tiles[index]))
-        if found.dtype != work.share.dtype or (self.lent and live.rows is None):
+        if self.lent and live.rows is None:
             found = area(work.share, *found.shape).copy_(found)
         scale_rows(found, live.take(torch.exp2(self.references[index] - self.sums.reference)))
         return found

@@ -40,8 +40,7 @@ def sweep_stored(
     total = _start(head, len(rows), needs)
     adds = all(whole.dtype == head.dtype for whole, _ in total.columns())
     plan = head.stored_plan(len(rows), total.weight, adds)
-    work = Workspace.allocate(head, plan, head.kept_dtype(total.weight))
-    sweep = _Sweep(head, rows, objective, entropy, needs, total, work)
+    sweep = _Sweep(head, rows, objective, entropy, needs, total, Workspace.allocate(head, plan))
     for places in plan.rounds(len(rows)):
         sweep.add_round(places)
     return sweep.finish()
@@ -87,10 +86,8 @@ class _Sweep:
         self.fresh = False
 
     def _keep(self, span: slice, place: Place) -> tuple[KeptBlock, RowScores, Tensor]:
-        memory, lent = self.work.kept, place is Place.GRADIENT
-        if lent and self.total.weight is not None:
-            memory = self.total.weight
-        block = KeptBlock.of(self.head, self.rows[span], self.entropy, memory, lent)
+        lent = self.total.weight if place is Place.GRADIENT else None
+        block = KeptBlock.of(self.head, self.rows[span], self.entropy, self.work, lent)
         for tile in self.work.tiles:
             block.fold(self.head.columns(tile), self.head.biases(tile), tile, self.work)
         scores = self.head.close(block.sums)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ Visits = list[tuple[bool, frozenset[str] | None]]
 """How certainly a place was reached before, each time with what an enclosing ``try`` keeps."""
 
 
-class Reach(Evaluator):
+class Reach(Evaluator, ABC):
     """Follows blocks of statements and writes every fault it meets into ``faults``.
 
     ``follows`` names the packages whose modules are followed when they are imported; of the others
@@ -37,17 +38,17 @@ class Reach(Evaluator):
         self._guards: list[frozenset[str] | None] = []
         self._calls = 0
 
+    @abstractmethod
     def statement(self, node: ast.stmt, frame: Frame) -> Flow:
         """Follow one statement."""
-        raise NotImplementedError
 
+    @abstractmethod
     def import_module(self, name: str) -> None:
         """Follow the import of a module and of the packages above it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def follow(self, function: Function) -> None:
         """Follow the body of a function, unless that was done or it is not one to follow."""
-        raise NotImplementedError
 
     def block(self, body: Sequence[ast.stmt], frame: Frame) -> Flow:
         """Follow statements in order."""
