@@ -337,7 +337,7 @@ def test_the_local_pool_runs_cells_side_by_side(depot: Depot, tmp_path: Path) ->
         add_stack(depot, f"s{number}", GOOD + "import time\ntime.sleep(1)\n", version=f"{number}")
     pool = LocalPool(tmp_path / "c", workers=2)
     results = run_campaign(tmp_path / "c", tasks(depot, "s0", "s1"), pool, lambda result: None)
-    assert [result.level for result in results] == [Level.IMPORTED] * 2
+    assert [result.level for result in results] == [Level.IMPORTED] * 2, results
     assert len(list((tmp_path / "c" / "logs").iterdir())) == 2
 
 
