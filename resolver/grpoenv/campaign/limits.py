@@ -121,28 +121,33 @@ class _Family:
     def memory_mib(self) -> int:
         """Return the memory of all of them that is backed by no file."""
         self._look()
-        return sum(map(_memory_kib, self._known)) // 1024
+        return sum(map(_memory_kib, self._living())) // 1024
 
     def kill(self) -> None:
         """Kill all of them, and look again until there is none."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._root, signal.SIGKILL)
         self._look()
-        while living := [pid for pid, started in self._known.items() if _is(pid, started)]:
+        while living := self._living():
             for pid in living:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
-            if living == [self._root]:
+            if living == {self._root}:
                 return  # it waits to be collected
             time.sleep(_LOOK_EVERY_S / 10)
             self._look()
 
+    def _living(self) -> set[int]:
+        """Return those that still run: the number of a dead one may be a stranger's by now."""
+        return {pid for pid, started in self._known.items() if _is(pid, started)}
+
     def _look(self) -> None:
-        parents = _parents()
+        parents, ours = _parents(), self._living()
         grew = True
         while grew:
-            found = {pid for pid, parent in parents.items() if parent in self._known}
-            new = found - self._known.keys()
+            found = {pid for pid, parent in parents.items() if parent in ours}
+            new = found - ours
+            ours |= new
             self._known.update({pid: _started(pid) for pid in new})
             grew = bool(new)
 
