@@ -18,6 +18,7 @@ above the start, less the gradients that are asked for.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -154,6 +155,8 @@ def reset_peak(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
+    if "GLIBC_TUNABLES" not in os.environ:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed and kept would be taken again unseen
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
