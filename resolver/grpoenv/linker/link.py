@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from packaging.utils import NormalizedName
 
+from grpoenv.linker.adapters import check_adapters
 from grpoenv.linker.batches import check_batches
 from grpoenv.linker.execute import Interpreter
 from grpoenv.linker.faults import Fault, Faults
@@ -103,6 +104,7 @@ def link(
         check_batches(interpreter)
         if options:
             interpreter.follow_the_rest(_WITH_OPTIONS | consumers)
+            check_adapters(interpreter)
         # Millions of syntax nodes are done with: to look for cycles in them costs as much again.
         gc.freeze()
     undecided = {k: v for k, v in faults.undecided.items() if k in faults.needs}
