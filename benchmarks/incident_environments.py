@@ -223,6 +223,8 @@ def _readings(
     consumers = [half for name in sides.consumers for half in _HALVES.get(name, (name,))]
     providers = [name for name in sides.providers if name not in consumers]
     names = list(dict.fromkeys([*sides.names, *consumers, *incident.stated]))
+    if not incident.stated and (own := _alias(incident.repository)) in DISTRIBUTIONS:
+        names += [half for half in _HALVES.get(own, (own,)) if half not in names]
     day = incident.day
     literal = {name: _settled(name, incident, day, index, target) for name in names}
     whole = {name: version for name, version in literal.items() if version is not None}
@@ -246,10 +248,14 @@ def _floors(
     open_: list[NormalizedName],
 ) -> Iterator[tuple[str, dict[NormalizedName, Version]]]:
     for consumer in sides.consumers:
-        floors = [name for name in sides.providers if name in open_]
+        floors = {
+            name: f"{name}{incident.stated.get(name, Stated()).specifier}"
+            for name in sides.providers
+            if name in open_
+        }
         if consumer in whole and floors:
-            pins = [f"{consumer}=={whole[consumer].public}"]
-            found = index.resolve([*pins, *floors], [], incident.day, target, lowest=True)
+            wanted = [f"{consumer}=={whole[consumer].public}", *floors.values()]
+            found = index.resolve(wanted, [], incident.day, target, lowest=True)
             lowest = {name: found[name] for name in floors if name in found}
             yield "the oldest provider that is admitted", {**whole, **lowest}
 

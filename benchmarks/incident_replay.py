@@ -178,6 +178,8 @@ def _elsewhere(incident: Incident, sides: Parties, situation: Situation, script:
     """
     if not sides.names and not script:
         return "blames no package by name"
+    if sides.consumers and not any(name in situation.packages for name in sides.consumers):
+        return f"states no version of {', '.join(sides.consumers)}"
     symbol = incident.symbol
     if not symbol:
         return ""

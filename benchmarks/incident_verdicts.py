@@ -108,8 +108,8 @@ def _blames(finding: Mapping[str, Any], sides: Parties) -> bool:
     if finding["check"] in ("linkage", "breaks"):
         others = [half for half in culprit.split(" with ") if not _among(sides.names, half)]
         return not others and all(_among(side, culprit) for side in known)
-    if finding["check"] in _LINKED:
-        return all(_among(side, culprit) for side in known)
+    if finding["check"] in _LINKED:  # the script is who takes
+        return _among(sides.providers or sides.names, f"{culprit} {finding['message']}")
     if finding["check"] == "requirements":
         return all(_among(side, f"{culprit} {finding['message']}") for side in known)
     return _among(sides.names, culprit)

@@ -146,6 +146,8 @@ class Evaluator:
                 return self.missing_name(name, scope.missing[name], frame)
             scope, innermost = scope.parent, False
         found = self.world.lookup(frame.module.name, name)
+        if isinstance(found, ModuleRef):
+            return self._external(found.name)
         if not isinstance(found, Absent) and not isinstance(found, Unknown):
             return found
         if name == "TYPE_CHECKING":

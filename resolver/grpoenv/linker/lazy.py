@@ -8,11 +8,16 @@ from collections.abc import Iterator
 
 from grpoenv.linker.modules import Module
 
-__all__ = ["gathered_names", "is_lazy", "lazy_names", "scanned_folders"]
+__all__ = ["alias_pattern", "gathered_names", "is_lazy", "lazy_names", "scanned_folders"]
 
 _LAZY = re.compile(r"_LazyModule\(|__getattr__\s*,[^=\n]*=\s*[\w.]*attach\(")
 _SCANS = re.compile(r"define_import_structure\(([^()]*(?:\([^()]*\)[^()]*)*)\)")
 _ALL = re.compile(rb"^__all__\s*(?::[^=\n]*)?\+?=\s*[\[(]([^\])]*)[\])]", re.MULTILINE)
+_REGISTERS = re.compile(r"sys\.modules\[\w+\]\s*=")
+_FINDS = re.compile(r"sys\.meta_path\.(?:append|insert)\(")
+_BELOW_ITSELF = re.compile(r"""f(["'])\{__name__\}\.([\w.{}]+)\1""")
+_MATCHES_BELOW = re.compile(r"""rf(["'])\{re\.escape\(__name__\)\}(\\\..+?)\1""")
+_KEY = re.compile(r"""["'](\w+)["']\s*:""")
 _NAME = re.compile(rb"[\"'](\w+)[\"']")
 _DECORATED = re.compile(
     rb"^@(?:export|requires)\(.*?^(?:class|def)\s+(\w+)", re.MULTILINE | re.DOTALL
@@ -22,6 +27,25 @@ _DECORATED = re.compile(
 def is_lazy(module: Module) -> bool:
     """Tell whether the module gives out names through a known lazy loader."""
     return bool(_LAZY.search(module.text))
+
+
+def alias_pattern(module: Module) -> re.Pattern[str] | None:
+    """Return what matches the modules that a package may have below itself without a file.
+
+    transformers keeps the names of modules that are gone: 5.5 writes objects into ``sys.modules``
+    under names that begin with its own, 5.24 has a finder for the keys of a table and for a pattern.
+    """
+    below = []
+    if _REGISTERS.search(module.text):
+        names = (name for _, name in _BELOW_ITSELF.findall(module.text))
+        below += [r"\." + re.sub(r"\{\w+\}", r"\\w+", name) for name in names]
+    if _FINDS.search(module.text):
+        below += [rf"\.{key}" for key in _KEY.findall(module.text)]
+        below += [pattern for _, pattern in _MATCHES_BELOW.findall(module.text)]
+    try:
+        return re.compile(re.escape(module.name) + f"(?:{'|'.join(below)})") if below else None
+    except re.error:  # a pattern put together from more than this text
+        return None
 
 
 def lazy_names(module: Module) -> dict[str, str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from grpoenv.linker.evaluate import Frame
 from grpoenv.linker.execute import Interpreter
 from grpoenv.linker.faults import Faults, Phase
+from grpoenv.linker.flow import keeps
 from grpoenv.linker.link import FOLLOWED
 from grpoenv.linker.room import roomy
 from grpoenv.linker.sources import SourceTree
@@ -63,7 +64,8 @@ class _Recorder(Interpreter):
         self.taken: dict[Taken, str] = {}
 
     def _note(self, taken: Taken, node: ast.AST, frame: Frame) -> None:
-        certain = self.sure and self.phase is Phase.IMPORT and self.kept() == frozenset()
+        certain = self.sure and self.phase is Phase.IMPORT
+        certain = certain and not keeps(self.kept(), taken.exception)
         if certain and taken not in self.taken:
             self.taken[taken] = f"{frame.module.path}:{getattr(node, 'lineno', 0)}"
 

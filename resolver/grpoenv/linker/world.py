@@ -11,7 +11,13 @@ from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
 from grpoenv.linker.evaluate import Evaluator, Frame
-from grpoenv.linker.lazy import gathered_names, is_lazy, lazy_names, scanned_folders
+from grpoenv.linker.lazy import (
+    alias_pattern,
+    gathered_names,
+    is_lazy,
+    lazy_names,
+    scanned_folders,
+)
 from grpoenv.linker.modules import Binding, Module, Opaque, Test, parse
 from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.standard import lacks_standard_module
@@ -99,6 +105,7 @@ class World:
         self._lazy: dict[str, dict[str, str] | None] = {}
         self._exports: dict[str, set[str]] = {}
         self._resolving: set[tuple[str, str]] = set()
+        self._aliases: dict[str, re.Pattern[str] | None] = {}
         self._lookups: dict[tuple[str, str], Value | Absent] = {}
         self._items: dict[tuple[str, str], dict[str, ast.expr] | Unknown] = {}
         self._public: dict[str, frozenset[str] | None] = {}
@@ -129,7 +136,16 @@ class World:
             return True
         if self.tree_of(name) is None:
             return False if self.is_absent(name) else None
-        return False
+        return None if self._may_be_alias(name) else False
+
+    def _may_be_alias(self, name: str) -> bool:
+        """Tell whether the package above a module may put it there without a file."""
+        top = name.partition(".")[0]
+        if top not in self._aliases:
+            module = self.module(top)
+            self._aliases[top] = alias_pattern(module) if isinstance(module, Module) else None
+        pattern = self._aliases[top]
+        return pattern is not None and pattern.fullmatch(name) is not None
 
     def module(self, name: str) -> Module | Opaque | None:
         """Return a module, parsed on first use; None where there is none of that name."""
@@ -368,9 +384,10 @@ class World:
             if self.tree_of(binding.module) is None:
                 return Unknown(f"{module.where(binding.node)} imports all of {binding.module}")
             source = self.module(binding.module)
-            if not isinstance(source, Module):
-                reason = source.reason if source else f"{binding.module} is missing"
-                return Unknown(reason)
+            if source is None:
+                continue  # what is missing gives no names; that it is missing is told elsewhere
+            if isinstance(source, Opaque):
+                return Unknown(source.reason)
             public = self.public_names(source)
             if name.startswith("_") if public is None else name not in public:
                 continue
@@ -403,6 +420,8 @@ class World:
         """Look for a name where no statement shows it."""
         if f"{module.name}.{name}" in self._entries or f"{module.name}.{name}" in self.provided:
             return ModuleRef(f"{module.name}.{name}")
+        if self._may_be_alias(f"{module.name}.{name}"):
+            return Unknown(f"{module.where()} may make a module of it")
         if name.startswith("__") and name.endswith("__"):
             return Unknown("every module has such names")
         if self._handed_out(module.name) is not None:
@@ -417,6 +436,8 @@ class World:
 
     def _lazily(self, module: Module, name: str) -> Value | Absent:
         target = self.lazy_target(module.name, name)
+        if target is None and name.startswith("_"):
+            return Unknown("the lazy loader has attributes of its own")
         if target is None:
             return Absent(module.where())
         if self.module(target) is None:

@@ -93,6 +93,25 @@ HOLDS = {
         "import sys\nsys.modules['unsloth_zoo.new'] = x\nimport unsloth_zoo.new",
         "",
     ),
+    "a module that the package makes up": (
+        (
+            "import unsloth_zoo.old_fast\nimport unsloth_zoo.models.x.y_fast\n"
+            "from unsloth_zoo import old_fast"
+        ),
+        (
+            "import sys\ndef alias(n):\n    sys.modules[n] = x\nalias(f'{__name__}.old_fast')\n"
+            "for m, n in files(): alias(f'{__name__}.models.{m}.{n}_fast')"
+        ),
+    ),
+    "a module that the package's finder finds": (
+        "import unsloth_zoo.old_fast\nimport unsloth_zoo.models.x.y_fast",
+        (
+            "import re, sys\nOLD = {'old_fast': 'new'}\n"
+            "MORE = re.compile(rf'{re.escape(__name__)}\\.models\\.(\\w+)\\.(\\w+)_fast')\n"
+            "sys.meta_path.append(Finder(OLD, MORE))"
+        ),
+    ),
+    "an attribute of the lazy loader": ("from unsloth_zoo import _modules", LAZY),
     "a string annotation": ("import unsloth_zoo\ndef f(x: 'unsloth_zoo.a'): pass", ""),
     "not called": ("def f():\n    from unsloth_zoo import a", ""),
     "a key": ("from unsloth_zoo import R\nR['a']", "R = {}\nR['a'] = 1"),
@@ -179,6 +198,21 @@ BROKEN = {
     "caught and raised again": (
         "try:\n    from unsloth_zoo import a\nexcept ImportError:\n    raise",
         "",
+        "ImportError unsloth_zoo.a",
+    ),
+    "no module that the package makes up": (
+        "import unsloth_zoo.models.x.y",
+        "import sys\ndef alias(n):\n    sys.modules[n] = x\nalias(f'{__name__}.models.x.y_fast')",
+        "ModuleNotFoundError unsloth_zoo.models",
+    ),
+    "a star for type checkers alone": (
+        "from unsloth_zoo import a",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from elsewhere import *",
+        "ImportError unsloth_zoo.a",
+    ),
+    "a star of a module that is gone": (
+        "from unsloth_zoo import a",
+        "try:\n    from .gone import *\nexcept ImportError:\n    pass",
         "ImportError unsloth_zoo.a",
     ),
     "not what is caught": (
@@ -456,6 +490,12 @@ def test_pairs_are_answered_from_what_each_release_takes_alone() -> None:
         None,
         ("unsloth.gone", "ImportError", "unsloth_zoo/sub.py:1"),
     ]
+    guarded = "try:\n    from ._gpu import *\nexcept Refused:\n    pass"
+    gpu = "from unsloth_zoo.sub import b"
+    for again, found in ((guarded, False), (guarded.replace("Refused", "ImportError"), None)):
+        inside = scan(tree(USER, init=again, _gpu=gpu), GIVER, [USER])
+        failure = first_failure(inside, USER, answers(old, takes(inside)), scans[0], own)
+        assert (failure is None) == (found is None)
     other_key = Taken("unsloth_zoo.sub", "R", "c")
     assert answers(new, [other_key]) == {other_key: False}
 
