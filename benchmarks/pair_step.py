@@ -163,7 +163,8 @@ def tiny_model() -> Any:
 
     class Qwen2(transformers.Qwen2ForCausalLM):  # type: ignore[misc,name-defined]
         def forward(self, *args: Any, **keywords: Any) -> Any:
-            hidden = os.environ.get("UNSLOTH_RETURN_HIDDEN_STATES", "0") == "1"
+            asked = os.environ.get("UNSLOTH_RETURN_HIDDEN_STATES", "0") == "1"
+            hidden = asked and not keywords.get("use_cache")  # as unsloth's: not while it generates
             keywords["output_hidden_states"] = hidden or keywords.get("output_hidden_states")
             found = super().forward(*args, **keywords)
             if hidden:

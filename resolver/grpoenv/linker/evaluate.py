@@ -45,6 +45,7 @@ _VERSION_TEST = re.compile(
     r"^is_(\w+?)_(?:version|greater_or_equal|less_or_equal|equal_or_newer)(?:_than)?$"
 )
 _GENERATION = re.compile(r"_v?\d+$")
+_LEAST = re.compile(r"^min(?:imum)?_version$")
 _DEVICE = re.compile(r"^DEVICE_TYPE(?:_TORCH)?$")
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
@@ -416,7 +417,7 @@ class Evaluator:
             return self._has(arguments[0], texts[0])
         if name == "builtins.getattr" and len(arguments) > 1 and texts:
             return self._get(arguments, texts[0])
-        return self._availability(last, arguments, texts)
+        return self._availability(callee, last, arguments, texts)
 
     def _stored_answer(self, function: Function) -> Const | None:
         """Return what ``def is_x_available(): return _x_available`` gives where that is certain.
@@ -438,10 +439,11 @@ class Evaluator:
         return Const(True) if isinstance(stored, Result) and stored.filled else None
 
     def _availability(
-        self, function: str, arguments: list[Value], texts: list[str]
+        self, callee: Value, function: str, arguments: list[Value], texts: list[str]
     ) -> Value | None:
-        if (match := _AVAILABLE.match(function)) and not arguments:
-            return self._is_installed(match[1])
+        if (match := _AVAILABLE.match(function)) and len(arguments) == len(texts) <= 1:
+            least = Const(texts[0]) if texts else self._least_version(callee)
+            return self._is_installed(match[1], least)
         if match := _VERSION_TEST.match(function):
             have = self.world.versions.get(canonicalize_name(match[1]))
             compare = texts[0] if len(texts) == 2 else "<=" if "less" in function else ">="
@@ -455,10 +457,26 @@ class Evaluator:
         have = self.world.versions.get(canonicalize_name(name))
         return Const(str(have)) if have is not None else UNKNOWN
 
-    def _is_installed(self, name: str) -> Value | None:
+    def _least_version(self, callee: Value) -> Value | None:
+        """Return the default of ``def is_x_available(min_version=...)``, None without one."""
+        if not isinstance(callee, Function):
+            return None
+        arguments = callee.node.args.args
+        if len(arguments) != 1 or not callee.node.args.defaults:
+            return None
+        if not _LEAST.search(arguments[0].arg):
+            return None
+        return self.eval(callee.node.args.defaults[0], Frame(callee.module))
+
+    def _is_installed(self, name: str, least: Value | None) -> Value | None:
         canonical: NormalizedName = canonicalize_name(name)
         if canonical in self.world.trees:
-            return Const(True)
+            if least is None or least == Const(None):
+                return Const(True)
+            wanted = _version(str(least.value)) if isinstance(least, Const) else UNKNOWN
+            if not isinstance(wanted, Const):
+                return UNKNOWN
+            return Const(bool(_OPERATORS[">="](self.world.versions[canonical], wanted.value)))
         canonical = canonicalize_name(_GENERATION.sub("", name))  # as in is_flash_attn_2_available
         return Const(False) if canonical in self.world.absent else None
 

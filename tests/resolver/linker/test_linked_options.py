@@ -64,6 +64,28 @@ def test_a_config_name_that_transformers_has_cannot_be_registered_again(
     assert [name.partition(" ")[0] for name in broken(linkage)] == found
 
 
+@pytest.mark.parametrize(
+    ("parameters", "call", "taken"),
+    [
+        ("", "", True),
+        ("min_version=LEAST", "", False),
+        ("min_version=LEAST", "'0.9'", True),
+        ("min_version=None", "", True),
+        ("check_device=LEAST", "", True),
+    ],
+)
+def test_what_is_installed_is_available_from_the_least_version_on(
+    parameters: str, call: str, taken: bool
+) -> None:
+    answer = f"LEAST = '1.5'\ndef is_unsloth_zoo_available({parameters}):\n    return probe()\n"
+    user = (
+        f"from .checks import is_unsloth_zoo_available\nif is_unsloth_zoo_available({call}):\n"
+        "    from unsloth_zoo import gone\n"
+    )
+    linkage = link([tree("unsloth", init=user, checks=answer), tree("unsloth_zoo", "1.0")])
+    assert bool(broken(linkage)) == taken
+
+
 def test_a_tuple_is_true_to_who_asks_whether_something_is_available() -> None:
     answer = "def check(name, more=False):\n    if more:\n        return 1, 2\n    return {}\n"
     user = (
