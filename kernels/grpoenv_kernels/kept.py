@@ -99,10 +99,14 @@ class KeptBlock:
 
         The tile's part of the block's own memory is free afterwards.
         """
-        found = live.take(self._weights(work.tiles[index]))
-        if self.lent and live.rows is None:
-            found = area(work.share, *found.shape).copy_(found)
-        scale_rows(found, live.take(torch.exp2(self.references[index] - self.sums.reference)))
+        weights, reference = self._weights(work.tiles[index]), self.references[index]
+        if self.lent:  # the gradient is written where they are
+            into = area(work.share, len(live.rows), weights.shape[1])
+            found = torch.index_select(weights, 0, live.rows, out=into)
+        else:
+            found = live.move_up(weights)
+        if reference is not self.sums.reference:
+            scale_rows(found, torch.exp2(reference - self.sums.reference)[live.rows])
         return found
 
 
@@ -111,14 +115,17 @@ class LiveRows:
     """The rows of a block that have a gradient, with what the gradient needs.
 
     Attributes:
-        rows: their positions in the block, or ``None`` if they are all of it.
+        rows: ``[r]``, their positions in the block, such that those among the first ``r`` stay
+            where they are.
+        gaps: the others of the first ``r`` positions.
         block: these rows.
         scale: ``[r, 1]``, coefficient on the kept softmax weights.
         label: ``[r, 1]``, coefficient of the label's own column.
 
     """
 
-    rows: Tensor | None
+    rows: Tensor
+    gaps: Tensor
     block: RowBlock
     scale: Tensor
     label: Tensor
@@ -126,20 +133,21 @@ class LiveRows:
     @staticmethod
     def of(kept: KeptBlock, scores: RowScores, grad: Tensor) -> LiveRows:
         """Find them by ``grad`` ``[R]``, the derivatives by the log-probabilities."""
-        live, block, reference = grad.nonzero()[:, 0], kept.rows, kept.sums.reference
-        rows = None if len(live) == len(grad) else live
-        if rows is not None:
-            block, scores, grad, reference = (
-                block.select(rows),
-                scores.select(rows),
-                grad[rows],
-                reference[rows],
-            )
+        live = grad.nonzero()[:, 0]
+        gaps = (grad[: len(live)] == 0).nonzero()[:, 0]
+        rows = torch.arange(len(live), device=grad.device)
+        rows[gaps] = live[live >= len(live)]
+        block, reference = kept.rows, kept.sums.reference
+        if len(rows) < len(grad):
+            block, scores = block.select(rows), scores.select(rows)
+            grad, reference = grad[rows], reference[rows]
         grad = grad * block.slope[:, 0]
         scale = -grad * torch.exp2(reference - scores.log_z)
         label = -torch.expm1(scores.logps) * label_slope(scores, block) * grad
-        return LiveRows(rows, block, scale[:, None], label[:, None])
+        return LiveRows(rows, gaps, block, scale[:, None], label[:, None])
 
-    def take(self, values: Tensor) -> Tensor:
-        """Return the live rows of a tensor that has all rows of the block."""
-        return values if self.rows is None else values[self.rows]
+    def move_up(self, values: Tensor) -> Tensor:
+        """Return the live rows of ``values`` ``[R, C]``, of which only the gaps are overwritten."""
+        if len(self.gaps):
+            values[self.gaps] = values[self.rows[self.gaps]]
+        return values[: len(self.rows)]

@@ -114,13 +114,16 @@ class RowSums:
             self.moment = self.moment + other.moment
         self.label = torch.where(self.label.isnan(), other.label, self.label)
 
-    def raise_to(self, peak: Tensor) -> Tensor:
+    def raise_to(self, peak: Tensor) -> Tensor | None:
         """Move the references up to a tile's peaks; return the factors ``[R]`` on what was before.
 
-        The factors are powers of two, and 1 where the reference stays.
+        The factors are powers of two, and 1 where the reference stays; ``None`` where all do, as
+        is the rule after the first tile: then :attr:`reference` stays the same tensor.
         """
-        old = self.reference
-        return self.move_to(torch.where(peak > old + SLACK, peak.floor(), old))
+        above = peak > self.reference + SLACK
+        if not bool(above.any()):
+            return None
+        return self.move_to(torch.where(above, peak.floor(), self.reference))
 
     def move_to(self, reference: Tensor) -> Tensor:
         """Make the sums relative to references that are not lower; return the factors on them."""
@@ -224,7 +227,7 @@ def fold_tile(
     start: int,
     sums: RowSums,
     keep: bool,
-) -> Tensor:
+) -> Tensor | None:
     """Turn one tile of products into softmax weights and fold their sums into ``sums``.
 
     Args:
@@ -238,12 +241,13 @@ def fold_tile(
         keep: whether the weights are wanted, times the slope of the softcap as a gradient needs it.
 
     Returns:
-        ``[R]``, the factors that bring earlier tiles' weights to the new references.
+        ``[R]``, the factors that bring earlier tiles' weights to the new references; ``None`` if
+        those are the old ones.
 
     """
     if _on_device(product):
-        factor: Tensor = _device().fold_tile(product, weights, block, bias, start, sums, keep)
-        return factor
+        moved: Tensor = _device().fold_tile(product, weights, block, bias, start, sums, keep)
+        return moved
     logits = _cap(block.fold(product, bias), block.outer)
     rows, local = labels_inside(block.targets, start, logits.shape[1])
     sums.label[rows] = logits[rows, local]
@@ -335,10 +339,10 @@ def gradient_tile(
 
 
 def scale_rows(values: Tensor, factor: Tensor) -> None:
-    """Multiply the rows of ``values`` ``[R, C]`` by ``factor`` ``[R]``, in place; often all are 1."""
+    """Multiply the rows of ``values`` ``[R, C]`` by ``factor`` ``[R]``, in place."""
     if _on_device(values):
         _device().scale_rows(values, factor)
-    elif bool((factor != 1).any()):
+    else:
         values.mul_(factor[:, None])
 
 

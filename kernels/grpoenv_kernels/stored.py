@@ -114,7 +114,8 @@ class _Sweep:
             share = part.block.share(index, part.live, self.work)
             if self.total.hidden is not None:
                 accumulate(part.by_hidden, share, columns)
-            part.add_columns(share, tile, sums)
+            if any(self.needs[1:]):
+                part.add_columns(share, tile, sums)
         for block in again:
             grad, rows = block.gradient(
                 self.head, tile, columns, bias, self.work.product, self.work.share
@@ -178,6 +179,4 @@ class _Part:
         live, into = self.live, total[self.span]
         at_label = head.label_rows(live.block.targets)
         found = self.by_hidden.mul_(live.scale).addcmul_(at_label, live.label)
-        into[slice(None) if live.rows is None else live.rows] = found.mul_(live.block.inner).to(
-            into.dtype
-        )
+        into[live.rows] = found.mul_(live.block.inner).to(into.dtype)

@@ -57,7 +57,8 @@ def _carry(head: Head, block: RowBlock, entropy: bool, plan: TilePlan) -> tuple[
         columns, share = head.columns(tile), weights[:area].view(shape)
         product = multiply(block.hidden, columns.t(), scratch[:area].view(shape))
         factor = fold_tile(product, share, block, head.biases(tile), tile.start, sums, keep=True)
-        scale_rows(carried, factor)
+        if factor is not None:
+            scale_rows(carried, factor)
         accumulate(carried, share, columns)
     scores = head.close(sums)
     return scores, carried.mul_(torch.exp2(sums.reference - scores.log_z)[:, None])

@@ -37,10 +37,6 @@ from grpoenv_kernels.tiles import DEFAULT_BUDGET_BYTES
 
 __all__ = ["Objective", "SweepPlan", "SweepResult", "linear_objective", "sweep_head"]
 
-# A frozen head runs as fast streamed as stored from this many rows on; stored blocks then have the
-# advantage that rows without a coefficient skip their second product.
-_FULL_RATE_ROWS = 512
-
 
 class SweepResult(NamedTuple):
     """What one sweep found.
@@ -128,7 +124,7 @@ class _LinearObjective(torch.autograd.Function):
         if found is None:  # the buffers went out with an earlier backward of a retained graph
             found = _sweep(head, rows, ctx.plan, needs)
         by_hidden, by_weight, by_bias, by_adapter = (
-            None if grad is None else grad.mul_(upstream.to(grad.dtype)) for grad in found.gradients
+            _scaled(grad, upstream) for grad in found.gradients
         )
         if by_hidden is not None:
             by_hidden = spread_rows(by_hidden.to(hidden.dtype), rows, len(targets))
@@ -141,6 +137,13 @@ class _LinearObjective(torch.autograd.Function):
 
 
 _NOTHING = (False, False, False, False)
+
+
+def _scaled(grad: Tensor | None, upstream: Tensor) -> Tensor | None:
+    """Multiply ``grad`` in place, unless that changes nothing; only a CPU is asked whether."""
+    if grad is None or (upstream.device.type == "cpu" and upstream.item() == 1):
+        return grad
+    return grad.mul_(upstream.to(grad.dtype))
 
 
 def _sweep(head: Head, rows: Tensor, plan: SweepPlan, needs: Needs) -> Swept:
@@ -178,7 +181,9 @@ def _stores(head: Head, rows: int, needs: Needs) -> bool:
     if weight or adapter:
         # float16 cannot hold a gradient that a loss scaler has not yet scaled.
         return head.weight.dtype != torch.float16
-    return bias or (needs[0] and _kept_rows(head, rows) >= min(rows, _FULL_RATE_ROWS))
+    # With a frozen head rows without a coefficient skip their second product where all are stored;
+    # several blocks of stored rows would cost more time than that saves.
+    return bias or (needs[0] and _kept_rows(head, rows) >= rows)
 
 
 def _kept_rows(head: Head, rows: int) -> int:

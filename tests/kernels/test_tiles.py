@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpoenv_kernels.tiles import Limits, TilePlan, row_ranges
+from grpoenv_kernels.tiles import Limits, StoredPlan, TilePlan, row_ranges
 
 MIB = 1 << 20
 
@@ -34,3 +34,11 @@ def test_stored_blocks_stay_within_the_budget(rows, vocabulary, width, budget):
 def test_a_head_of_152k_columns_keeps_blocks_that_run_at_full_rate():
     plan = TilePlan.stored(2048, (151_936, 1024), 4, 4, Limits.of("cpu"))
     assert plan.rows >= 160
+
+
+@given(rows=st.integers(2, 1024), width=st.sampled_from([512, 1024, 4096]))
+def test_the_rows_of_a_wide_tile_on_a_cpu_are_not_a_power_of_two_apart(rows, width):
+    limits, shape = Limits.of("cpu"), (151_936, width)
+    stored = StoredPlan.of(rows, shape, 4, 4, limits, lent=min(rows, width), adds=True)
+    for plan in (TilePlan.streaming(rows, shape, 4, limits), stored):
+        assert plan.columns < 256 or plan.columns % 32 == 16
