@@ -5,7 +5,7 @@
     python benchmarks/losses.py --plot results.json  # a picture of an earlier run
 
 Every contender runs in a process of its own; on a CPU timed runs go round, so that a busy moment
-hits all. The first, untimed run is held against float64.
+hits all. The first of two untimed runs is held against float64.
 A contender whose package is absent or that fails is listed with the reason. Times are CPU times on
 a CPU (one thread unless ``--threads`` says otherwise), of a process that keeps the memory it freed:
 otherwise a run takes the longer, the more pages the system has to find and zero for it. Memory is
@@ -39,6 +39,8 @@ from grpoenv_kernels.measure import Timing, clock, matmul_rate
 
 PACKAGES = ["torch", "triton", "trl", "unsloth_zoo", "liger-kernel", "cut-cross-entropy"]
 MIB = 1 << 20
+# In the first run after a warm-up the heap may still grow.
+WARM_UPS = 2
 # Let glibc take everything from its heap and give nothing back.
 KEEP_FREED = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776"}
 
@@ -247,9 +249,9 @@ class Contender:
         return max((run["beyond"] for run in self.runs[1:]), default=0.0) / MIB
 
     def result(self, floor: float, beyond: float) -> dict[str, Any]:
-        """Summarise; the first run was a warm-up."""
+        """Summarise the runs that follow the warm-ups."""
         self.end()
-        timed = self.runs[1:]
+        timed = self.runs[WARM_UPS:]
         if self.failure or not timed:
             return {"contender": self.name, "skipped": self.failure}
         timing = Timing.of([run["seconds"] for run in timed])
@@ -288,7 +290,7 @@ def compare(case: Case, names: list[str], rounds: int, threads: int) -> dict[str
         lone = {name: memory(Contender(name, *given)) for name in names if device.type == "cpu"}
         more = KEEP_FREED if lone else {}
         contenders = [Contender(name, *given, more) for name in names]
-        for turn in turns(contenders, rounds + 1, device):
+        for turn in turns(contenders, rounds + WARM_UPS, device):
             for contender in turn:
                 contender.run()
             if device.type == "cuda":
@@ -379,7 +381,7 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="*", default=list(CONTENDERS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--json", type=Path, help="where to write or add the results")
     parser.add_argument("--plot", type=Path, help="draw earlier results and do nothing else")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -393,13 +395,25 @@ def main() -> None:
         serve(options.serve, options.folder, case, options.threads)
         return
     report = {"machine": machine(options.threads, options.device), "outcomes": list[Any]()}
+    if options.json and options.json.exists():
+        report["outcomes"] = earlier_outcomes(options.json, report["machine"])
     print(json.dumps(report["machine"]))
     for case in cases(options):
         outcome = compare(case, options.contenders, options.rounds, options.threads)
         show(outcome)
-        report["outcomes"].append(outcome)
+        others = [each for each in report["outcomes"] if each["case"] != outcome["case"]]
+        report["outcomes"] = [*others, outcome]
         if options.json:
-            options.json.write_text(json.dumps(report, indent=2) + "\n")
+            options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def earlier_outcomes(path: Path, here: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the outcomes of an earlier run on the same machine with the same packages."""
+    report: dict[str, Any] = json.loads(path.read_text())
+    if report["machine"] != here:
+        sys.exit(f"{path} has results of another machine or of other packages")
+    outcomes: list[dict[str, Any]] = report["outcomes"]
+    return outcomes
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
