@@ -107,7 +107,7 @@ FIRST_ROW = "[[-1,73],[0,14],[-1,94]],\n"
         ('{\n"schema"', '[\n"schema"', "is no JSON"),
         ('"date"', '"day"', "no classification of pairs: KeyError('date')"),
         (FIRST_ROW, "[[0,99999999999999]],\n", "does not have the length 181"),
-        (FIRST_ROW, "[[97,181]],\n", "no classification of pairs: IndexError"),
+        (FIRST_ROW, "[[9999,181]],\n", "no classification of pairs: IndexError"),
         (FIRST_ROW, "", "219 releases and 218 rows of pairs"),
     ],
 )
