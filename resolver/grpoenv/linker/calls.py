@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import replace
 
 from grpoenv.linker.arguments import Handed, handed
 from grpoenv.linker.bindings import Bindings
@@ -141,7 +140,7 @@ class Calls(Bindings):
             value = self._results.get((callee.node, known), UNKNOWN)
             if isinstance(value, Const) and not isinstance(value.value, tuple):
                 return value
-            return replace(self.result_of(callee), value=value)
+            return self.result_of(callee, value)
         if isinstance(callee, Class):
             maker = self.find_member(callee, "__init__")
             if isinstance(maker, Function):

@@ -130,6 +130,8 @@ class Module:
 
     @cached_property
     def _declared_global(self) -> frozenset[str]:
+        if "global" not in self.text:  # told much faster
+            return frozenset()
         lines = re.findall(r"^\s+global\b([^\n]*)", self.text, re.MULTILINE)
         return frozenset(re.findall(r"\w+", " ".join(lines)))
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import lru_cache
 
 from grpoenv.linker.evaluate import Frame
 from grpoenv.linker.execute import Interpreter
@@ -49,6 +50,8 @@ LOADER = "unsloth.models.llama"
 OTHER_LOADERS = ("unsloth.models.vision",)
 _KEY = "grpo_trainer"
 _LOSS = "compute_loss"
+_REMEMBERED = 1_000
+"""Functions that write trainers, in all releases that one process may look at."""
 _TOP_LEVEL = re.compile(
     r"^(?:class|def)\s+(\w+)|^(\w+)\s*(?::[^=\n]+)?=[^=]|^\s*(?:from\s+[\w.]+\s+)?import\s+([^\n#]+)",
     re.MULTILINE,
@@ -144,7 +147,7 @@ def _copies(interpreter: Interpreter) -> Iterator[Source]:
         frame = Frame(writer)
         for name, bindings in writer.bindings.items():
             if name.startswith(_WRITES):
-                for call, _ in _sources_taken(walk(bindings[-1].node)):
+                for call, _ in _sources_taken(bindings[-1].node):
                     value = interpreter.world.evaluator.eval(call, frame)
                     if isinstance(value, Source):
                         yield value
@@ -157,17 +160,20 @@ def _edited(interpreter: Interpreter, item: ast.expr, module: Module) -> Source 
     evaluate, frame = interpreter.world.evaluator.eval, Frame(module)
     editor, edited = evaluate(item.func, frame), evaluate(item.args[0], frame)
     if isinstance(editor, Function) and isinstance(edited, (Function, Class)):
-        if any(_sources_taken(walk(editor.node))):
+        if _sources_taken(editor.node):
             return Source(edited, edited.node.name)
     return None
 
 
-def _sources_taken(nodes: Iterable[ast.AST]) -> Iterator[tuple[ast.Call, str]]:
-    """Yield the calls of ``inspect.getsource`` among ``nodes``, with the name each is given."""
-    for call in nodes:
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.args:
-            if call.func.attr == "getsource" and isinstance(call.args[0], ast.Name):
-                yield call, call.args[0].id
+@lru_cache(_REMEMBERED)
+def _sources_taken(node: ast.AST) -> tuple[tuple[ast.Call, str], ...]:
+    """Return the calls of ``inspect.getsource`` below ``node``, with the name each is given."""
+    return tuple(
+        (call, call.args[0].id)
+        for call in walk(node)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.args
+        if call.func.attr == "getsource" and isinstance(call.args[0], ast.Name)
+    )
 
 
 def _written_names(interpreter: Interpreter) -> dict[str, Value]:
@@ -222,8 +228,9 @@ def _left_behind(
     return left
 
 
-def _inner_methods(maker: ast.AST) -> list[ast.FunctionDef]:
+@lru_cache(_REMEMBERED)
+def _inner_methods(maker: ast.AST) -> tuple[ast.FunctionDef, ...]:
     """Return the functions inside ``maker`` whose source it takes."""
+    taken = {name for _, name in _sources_taken(maker)}
     inside = walk(maker)[1:]
-    taken = {name for _, name in _sources_taken(inside)}
-    return [node for node in inside if isinstance(node, ast.FunctionDef) and node.name in taken]
+    return tuple(n for n in inside if isinstance(n, ast.FunctionDef) and n.name in taken)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from grpoenv.linker.faults import Fault, Phase
 from grpoenv.linker.modules import Module
@@ -38,18 +38,30 @@ def _function_around(module: Module, line: int) -> str:
 
 
 def _called_from_text_alone(name: str, home: Module, modules: list[Module]) -> bool:
-    call, word = re.compile(rf"\b{name}\("), re.compile(rf"\b{name}\b")
+    call = re.compile(rf"\b{name}\(")
     from_text = False
     for module in modules:
-        if module.tree is not home.tree or not word.search(module.text):
+        if module.tree is not home.tree or name not in module.text:
             continue
-        for statement in module.body:
+        for statement in _with(name, module):
             for node in walk(statement):
                 if _names(node, name):
                     return False
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     from_text = from_text or bool(call.search(node.value))
     return from_text
+
+
+def _with(name: str, module: Module) -> Iterator[ast.stmt]:
+    """Yield the statements of a module's top level that have ``name`` in their lines."""
+    text = module.text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = [number for number, line in enumerate(text.split("\n"), 1) if name in line]
+    for statement in module.body:
+        decorators = getattr(statement, "decorator_list", [])
+        first = min(node.lineno for node in (statement, *decorators))
+        last = statement.end_lineno or first
+        if any(first <= line <= last for line in lines):
+            yield statement
 
 
 def _names(node: ast.AST, name: str) -> bool:
