@@ -91,12 +91,12 @@ def matching(
     for severity in ("problem", "warning"):
         for finding in findings:
             if finding["severity"] == severity and finding["check"] in checks:
-                if _blames(finding, sides) and _names(finding, incident, sides):
+                if _blames(finding, sides, incident) and _names(finding, incident, sides):
                     return finding
     return None
 
 
-def _blames(finding: Mapping[str, Any], sides: Parties) -> bool:
+def _blames(finding: Mapping[str, Any], sides: Parties, incident: Incident) -> bool:
     """Tell whether a side is the culprit and, where two are known and sources tell, both are in it.
 
     With no side known any culprit will do.
@@ -112,6 +112,8 @@ def _blames(finding: Mapping[str, Any], sides: Parties) -> bool:
         return _among(sides.providers or sides.names, f"{culprit} {finding['message']}")
     if finding["check"] == "requirements":
         return all(_among(side, f"{culprit} {finding['message']}") for side in known)
+    if finding["check"] in ("driver", "capability"):  # the machine does not suit who was started
+        return _among((*sides.names, NormalizedName(incident.repository)), culprit)
     return _among(sides.names, culprit)
 
 

@@ -46,7 +46,7 @@ class Interpreter(Statements, Imports, Expressions):
         self.phase, self.sure = Phase.OPTION, False
         self.with_options = packages
         self._most_calls = 1  # each has its own turn
-        for name in self.world.all_modules(packages):
+        for name in self.world.all_modules(sorted(packages)):
             if not _OF_NO_USER.search(name):
                 self.begin_option(name)
         for module in self.world.parsed:

@@ -98,7 +98,7 @@ def link(
         for package, module in starts:
             if NormalizedName(package) in world.trees and world.has_module(module):
                 interpreter.begin(module)
-        for module in world.top_modules(consumers):
+        for module in world.top_modules(sorted(consumers)):
             interpreter.begin(module)
         follow_default_run(interpreter)
         check_batches(interpreter)
