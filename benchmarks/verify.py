@@ -52,7 +52,11 @@ def contenders(python: Path) -> list[Contender]:
         Contender("grpoenv verify, cold", verify, cold=True),
         Contender("grpoenv verify, warm", verify),
         Contender("uv pip check", ("uv", "pip", "check", "--python", str(python)), codes=(0, 1)),
-        Contender("pip check", (sys.executable, "-m", "pip", "--python", str(python), "check")),
+        Contender(
+            "pip check",
+            (sys.executable, "-m", "pip", "--python", str(python), "check"),
+            codes=(0, 1),
+        ),
         Contender("import unsloth", (str(python), "-c", "import unsloth")),
         Contender("grpoenv check of a pair, cold", pair, cold=True, codes=answers),
         Contender("grpoenv check of a pair, warm", pair, codes=answers),
@@ -75,12 +79,12 @@ def main() -> None:
         for contender in contenders(python)
         if not options.only or contender.name.startswith(tuple(options.only))
     ]
-    rows = {contender.name: measured(contender, options.runs) for contender in chosen}
     print(machine())
-    for name, row in rows.items():
-        print(line(name, row))
-    if options.json:
-        save(options.json, rows)
+    for contender in chosen:
+        row = measured(contender, options.runs)
+        print(line(contender.name, row), flush=True)
+        if options.json:
+            save(options.json, contender.name, row)
 
 
 def measured(contender: Contender, runs: int) -> dict[str, list[float]]:
@@ -137,11 +141,10 @@ def machine() -> str:
     )
 
 
-def save(path: Path, rows: dict[str, dict[str, list[float]]]) -> None:
-    """Add the rows to those that the file has."""
+def save(path: Path, name: str, row: dict[str, list[float]]) -> None:
+    """Add a row to those that the file has."""
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    for name, row in rows.items():
-        known[name] = {"date": str(date.today()), "machine": machine(), **row}
+    known[name] = {"date": str(date.today()), "machine": machine(), **row}
     path.write_text(json.dumps(known, indent=1) + "\n")
 
 
