@@ -33,6 +33,7 @@ _SYMBOLS = (
     re.compile(r"ValueError: ['\"](\w+)['\"] is already used"),
     re.compile(r"(Python\.h|PY_SSIZE_T_CLEAN)"),
     re.compile(r"unknown \w+ option ([\w.]+)"),
+    re.compile(r"no longer supported, but found (\w+\.py)"),
 )
 _IMPORT_LINE = re.compile(r"cannot import name ['\"](\w+)['\"] from ['\"]([\w.]+)['\"]")
 _KEYWORD = re.compile(
@@ -88,7 +89,7 @@ class Incident:
         for pattern in _SYMBOLS:
             if match := pattern.search(self.exception):
                 name = match[1]
-                return name if name.endswith(".h") else name.rpartition(".")[2]
+                return name if name.endswith((".h", ".py")) else name.rpartition(".")[2]
         return ""
 
     @property
