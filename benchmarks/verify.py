@@ -117,7 +117,8 @@ def seconds(contender: Contender, cache: Path) -> tuple[float, float]:
         contender.command, check=False, env=environment, capture_output=True, text=True
     )
     wall, after = time.monotonic() - start, os.times()
-    if done.returncode not in contender.codes:
+    # pip check ends with 1 where it finds something, and so does Python where it has no pip.
+    if done.returncode not in contender.codes or "No module named pip" in done.stderr:
         raise SystemExit(f"{contender.name} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     used = after.children_user + after.children_system
     return round(wall, 3), round(used - before.children_user - before.children_system, 3)
