@@ -186,6 +186,20 @@ def test_a_package_that_is_not_there_is_named_once_and_left_to_its_declared_rang
     assert finding.evidence.endswith("unsloth/__init__.py:1")
 
 
+def test_what_no_range_declares_and_is_not_there_is_named_where_its_module_has_its_name(
+    site: Site,
+) -> None:
+    source = "import requests\nimport yaml\n"
+    site.put("unsloth", "2026.1.1", files={"unsloth/__init__.py": source})
+    (finding,) = linkage_of(site)
+    assert finding.severity is Severity.PROBLEM
+    assert finding.message.endswith(
+        "because unsloth 2026.1.1 imports it and requests is not installed"
+    )
+    site.put("requests", "2.32.5", files={"requests/__init__.py": ""})
+    assert linkage_of(site) == []
+
+
 def test_a_linkage_is_kept_until_a_source_changes(site: Site) -> None:
     put_pair(site, UNSLOTH, 'RL_REPLACEMENTS = {"grpo_compute_loss_slow": 1}\n')
     first = run(site, "linkage")

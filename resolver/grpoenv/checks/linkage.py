@@ -38,6 +38,31 @@ OPTIONAL = frozenset(
     for name in ("vllm", "xformers", "deepspeed", "liger-kernel", "mergekit", "diffusers")
 )
 
+_NAMED_ALIKE = frozenset(
+    NormalizedName(name)
+    for name in (
+        "aiohttp",
+        "einops",
+        "fastapi",
+        "httpx",
+        "jinja2",
+        "pandas",
+        "psutil",
+        "pydantic",
+        "regex",
+        "requests",
+        "rich",
+        "safetensors",
+        "sentencepiece",
+        "tokenizers",
+        "tqdm",
+        "uvicorn",
+    )
+)
+"""Packages whose module has their own name, so that who imports one that is not there fails."""
+
+_TOLD_ABSENT = LINKED | OPTIONAL | _NAMED_ALIKE
+
 
 def _run(environment: Environment) -> Iterator[Finding]:
     names = [name for name in environment.trees if name in LINKED]
@@ -85,9 +110,7 @@ def _link(
         platform=platform_of(environment),
         consumers=consumers,
         absent=(
-            (frozenset(LINKED) | OPTIONAL) - frozenset(environment.installed)
-            if environment.complete
-            else frozenset()
+            _TOLD_ABSENT - frozenset(environment.installed) if environment.complete else frozenset()
         ),
     )
     # What is in a wheel is told by the wheel's hash, which the key has.
@@ -164,8 +187,8 @@ def _key(environment: Environment, names: Iterable[NormalizedName]) -> str:
     """Return what the result hangs on but for the sources themselves."""
     here = Path(__file__)
     linker = here.parent.with_name("linker").glob("*.py")
-    optional = sorted(OPTIONAL & frozenset(environment.installed))
-    return key_of(environment, names, [here, *linker], optional, torch_build(environment))
+    there = sorted(_TOLD_ABSENT & frozenset(environment.installed))
+    return key_of(environment, names, [here, *linker], there, torch_build(environment))
 
 
 CHECK = Check(
