@@ -71,6 +71,25 @@ def test_a_release_is_recorded_as_of_its_day_and_as_of_today(
     assert trl.today is not None and trl.today.verdict == "linked"
 
 
+@pytest.mark.parametrize(("requires", "verdict"), [([], "import"), (["requests"], "linked")])
+def test_a_set_lacks_what_its_releases_import_and_no_range_brings(
+    depot: Depot,
+    server: WheelServer,
+    capsys: pytest.CaptureFixture[str],
+    requires: list[str],
+    verdict: str,
+) -> None:
+    depot.wheel("trl", "1.1", files={"trl/__init__.py": "import requests\n"}, requires=requires)
+    depot.wheel("requests", "2.32.5")
+    server.uploaded |= {
+        "trl-1.1": "2026-11-20T10:00:00Z",
+        "requests-2.32.5": "2025-01-01T10:00:00Z",
+    }
+    scan(depot, capsys, "--write")
+    (row,) = (r for r in read_releases(depot.data.releases).rows if r.version == "1.1")
+    assert row.today is not None and row.today.verdict == verdict
+
+
 def test_a_second_scan_changes_nothing_and_reads_no_wheel(
     depot: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

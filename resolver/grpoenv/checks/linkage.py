@@ -21,7 +21,7 @@ from grpoenv.torch_build import TorchBuild, torch_build
 if TYPE_CHECKING:
     from grpoenv.linker import Fault, Linkage, Platform
 
-__all__ = ["CHECK", "LINKED", "OPTIONAL", "platform_of", "stack_consumers"]
+__all__ = ["CHECK", "LINKED", "TOLD_ABSENT", "platform_of", "stack_consumers"]
 
 LINKED = frozenset(MANAGED) - {NormalizedName("numpy")} | {
     NormalizedName(name) for name in ("vllm", "xformers", "triton")
@@ -33,7 +33,7 @@ _TRAINERS = frozenset(
 )
 """Who needs one of these takes names from it that come and go with its versions."""
 
-OPTIONAL = frozenset(
+_OPTIONAL = frozenset(
     NormalizedName(name)
     for name in ("vllm", "xformers", "deepspeed", "liger-kernel", "mergekit", "diffusers")
 )
@@ -61,7 +61,8 @@ _NAMED_ALIKE = frozenset(
 )
 """Packages whose module has their own name, so that who imports one that is not there fails."""
 
-_TOLD_ABSENT = LINKED | OPTIONAL | _NAMED_ALIKE
+TOLD_ABSENT = LINKED | _OPTIONAL | _NAMED_ALIKE
+"""The packages of which an import fails for certain where they are not installed."""
 
 
 def _run(environment: Environment) -> Iterator[Finding]:
@@ -110,7 +111,7 @@ def _link(
         platform=platform_of(environment),
         consumers=consumers,
         absent=(
-            _TOLD_ABSENT - frozenset(environment.installed) if environment.complete else frozenset()
+            TOLD_ABSENT - frozenset(environment.installed) if environment.complete else frozenset()
         ),
     )
     # What is in a wheel is told by the wheel's hash, which the key has.
@@ -187,7 +188,7 @@ def _key(environment: Environment, names: Iterable[NormalizedName]) -> str:
     """Return what the result hangs on but for the sources themselves."""
     here = Path(__file__)
     linker = here.parent.with_name("linker").glob("*.py")
-    there = sorted(_TOLD_ABSENT & frozenset(environment.installed))
+    there = sorted(TOLD_ABSENT & frozenset(environment.installed))
     return key_of(environment, names, [here, *linker], there, torch_build(environment))
 
 

@@ -21,7 +21,6 @@ from typing import ClassVar
 from packaging.utils import NormalizedName
 
 import grpoenv.linker
-from grpoenv.checks.linkage import LINKED, OPTIONAL
 from grpoenv.linker import Fault, Linkage, Platform, link
 from grpoenv.linker.modules import Module, Opaque
 from grpoenv.linker.sources import SourceTree
@@ -121,7 +120,7 @@ def _judge_batch(batch: tuple[str, tuple[WheelSet, ...]]) -> list[tuple[WheelSet
                 linkage = link(
                     list(trees.values()),
                     platform=Platform.named(python, "Linux", "x86_64"),
-                    absent=(frozenset(LINKED) | OPTIONAL) - frozenset(trees),
+                    absent=found.absent,
                     options=False,
                     kind=_SharingWorld,
                 )
@@ -176,7 +175,7 @@ def _label(name: str, trees: Mapping[NormalizedName, WheelTree]) -> str:
 
 
 def _key(found: WheelSet, python: str) -> tuple[str, ...]:
-    return (python, _linker_digest(), *map(_fingerprint, found.wheels))
+    return (python, _linker_digest(), *sorted(found.absent), *map(_fingerprint, found.wheels))
 
 
 def _fingerprint(wheel: WheelFile) -> str:

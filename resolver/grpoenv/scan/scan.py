@@ -116,7 +116,7 @@ class Scanner:
         sets = dict(find_sets(asked, self.probe, workers=self.workers * _RUNS_OF_UV))
         verdicts = dict(self._verdicts(sets.values(), python))
         for one, found in sets.items():
-            yield one, _outcome(one, found, verdicts.get(found.wheels))
+            yield one, _outcome(one, found, verdicts.get((found.wheels, found.absent)))
 
     def _verdicts(
         self, sets: Iterable[WheelSet], python: str
@@ -125,11 +125,11 @@ class Scanner:
         for found in sets:
             if found.wheels and not found.unclear:
                 if judgement := kept_judgement(found, python):
-                    yield found.wheels, judgement
+                    yield (found.wheels, found.absent), judgement
                 else:
-                    unknown[found.wheels] = found
+                    unknown[found.wheels, found.absent] = found
         for found, judgement in judge_sets(list(unknown.values()), python, workers=self.workers):
-            yield found.wheels, judgement
+            yield (found.wheels, found.absent), judgement
 
 
 _Question = Callable[[Release, str], "Asked | None"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.utils import NormalizedName
 from packaging.version import Version
 
-from grpoenv.checks.linkage import LINKED
+from grpoenv.checks.linkage import LINKED, TOLD_ABSENT
 from grpoenv.errors import InputError, UndeterminedError
 from grpoenv.matrix import MAIN_PACKAGES
 from grpoenv.probe import Probe
@@ -46,10 +46,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class WheelSet:
-    """What uv chose: the wheels that can be linked, the main versions; or why there is no set."""
+    """What uv chose: the wheels that can be linked, the main versions; or why there is no set.
+
+    ``absent`` are the packages that nothing in it brings and that an import cannot do without.
+    """
 
     wheels: tuple[WheelFile, ...]
     versions: dict[str, str]
+    absent: frozenset[NormalizedName] = frozenset()
     conflict: str = ""
     unclear: str = ""
 
@@ -70,7 +74,7 @@ def find_sets(
 
 def _find(asked: Asked, probe: Probe, kept: Kept) -> WheelSet:
     key = (asked.line, asked.as_of, probe.interpreter.minor, " ".join(probe.platform_tags))
-    if (data := kept.get(*key)) is not None:
+    if (data := kept.get(*key)) is not None and "absent" in data:
         return _from_json(data)
     wanted = Wanted((asked.line,), exclude_newer=asked.until)
     try:
@@ -89,6 +93,7 @@ def _wheel_set(found: Published | NoSolution) -> WheelSet:
     return WheelSet(
         wheels=tuple(w for name, w in sorted(found.wheels.items()) if name in LINKED),
         versions={name: versions[name] for name in MAIN_PACKAGES if name in versions},
+        absent=TOLD_ABSENT.difference(found.wheels, (row.name for row in found.without_wheel)),
         unclear=f"no wheel of {', '.join(lacking)} fits" if lacking else "",
     )
 
@@ -111,7 +116,12 @@ def _to_json(found: WheelSet) -> dict[str, object]:
         }
         for wheel in found.wheels
     ]
-    return {"wheels": wheels, "versions": found.versions, "conflict": found.conflict}
+    return {
+        "wheels": wheels,
+        "versions": found.versions,
+        "absent": sorted(found.absent),
+        "conflict": found.conflict,
+    }
 
 
 def _from_json(data: dict[str, object]) -> WheelSet:
@@ -126,4 +136,5 @@ def _from_json(data: dict[str, object]) -> WheelSet:
         )
         for row in rows
     )
-    return WheelSet(wheels, data["versions"], str(data["conflict"]))  # type: ignore[arg-type]
+    absent = frozenset(NormalizedName(str(name)) for name in data["absent"])  # type: ignore[attr-defined]
+    return WheelSet(wheels, data["versions"], absent, str(data["conflict"]))  # type: ignore[arg-type]
