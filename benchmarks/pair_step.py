@@ -112,22 +112,22 @@ def made_up_gpu(torch: Any) -> Iterator[None]:
 
 def import_unsloth() -> None:
     """Import unsloth, and have it rewrite trl's trainers if importing did not."""
-    driver = mock.MagicMock()
-    driver.active.get_current_target.return_value = types.SimpleNamespace(
+    active = mock.MagicMock()
+    active.get_current_target.return_value = types.SimpleNamespace(
         backend="cuda", arch=80, warp_size=32
     )
-    triton = importlib.import_module("triton.runtime.driver").driver
-    triton.set_active(driver)
+    driver = importlib.import_module("triton.runtime.driver").driver
+    driver.set_active(active)
     with mock.patch("triton.backends.nvidia.driver.libcuda_dirs", list, create=True):
         unsloth = importlib.import_module("unsloth")
         trl = importlib.import_module("trl")
         if not trl.GRPOTrainer.__name__.startswith("Unsloth"):
             unsloth.PatchFastRL("GRPO", unsloth.FastLanguageModel)
-    triton.reset_active()
+    driver.reset_active()
 
 
 def tokenizer_of_words() -> Any:
-    """Return a tokenizer that knows twenty words."""
+    """Return a tokenizer that knows a dozen words."""
     tokenizers = importlib.import_module("tokenizers")
     transformers = importlib.import_module("transformers")
     vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}

@@ -73,8 +73,9 @@ def find_sets(
 
 
 def _find(asked: Asked, probe: Probe, kept: Kept) -> WheelSet:
-    key = (asked.line, asked.as_of, probe.interpreter.minor, " ".join(probe.platform_tags))
-    if (data := kept.get(*key)) is not None and "absent" in data:
+    tags = " ".join(probe.platform_tags)
+    key = (asked.line, asked.as_of, probe.interpreter.minor, tags, *sorted(TOLD_ABSENT))
+    if (data := kept.get(*key)) is not None:
         return _from_json(data)
     wanted = Wanted((asked.line,), exclude_newer=asked.until)
     try:
