@@ -7,7 +7,7 @@ import re
 
 from grpoenv.linker.arguments import Handed, handed
 from grpoenv.linker.bindings import Bindings
-from grpoenv.linker.evaluate import Frame
+from grpoenv.linker.evaluate import Frame, first_given
 from grpoenv.linker.faults import Fault, Faults, Need, Phase
 from grpoenv.linker.flow import Thrown
 from grpoenv.linker.modules import Module
@@ -259,11 +259,12 @@ class Calls(Bindings):
         names.update(known)
         receiver = self.receivers.get(function.node)
         if receiver is None and function.owner is not None:
-            receiver = Instance(function.owner)
+            receiver = first_given(function.node, function.owner)
         if receiver is not None and positional:
             names[positional[0].arg] = receiver
         local = self.world.body_of(function.node).local
-        return Frame(function.module, names, local, self._parent_of(function), 1)
+        around = self._parent_of(function)
+        return Frame(function.module, names, local, around, 1, owner=function.owner)
 
 
 def _is_question(node: FunctionNode) -> bool:

@@ -15,6 +15,7 @@ from packaging.version import InvalidVersion, Version
 
 from grpoenv.linker.modules import Module
 from grpoenv.linker.signatures import return_lengths
+from grpoenv.linker.syntax import FunctionNode
 from grpoenv.linker.values import (
     UNKNOWN,
     Absent,
@@ -29,6 +30,7 @@ from grpoenv.linker.values import (
     Registry,
     Result,
     Source,
+    Super,
     Unknown,
     Value,
 )
@@ -36,7 +38,7 @@ from grpoenv.linker.values import (
 if TYPE_CHECKING:
     from grpoenv.linker.world import World
 
-__all__ = ["Evaluator", "Frame", "truth_of"]
+__all__ = ["Evaluator", "Frame", "first_given", "truth_of"]
 
 _PLAIN = (str, int, float, bool, type(None))
 _MAX_DEPTH = 60
@@ -45,6 +47,8 @@ _AVAILABLE = re.compile(r"^_?is_(\w+?)_(?:available|installed)$")
 _VERSION_TEST = re.compile(
     r"^is_(\w+?)_(?:version|greater_or_equal|less_or_equal|equal_or_newer)(?:_than)?$"
 )
+_PLAIN_DECORATORS = frozenset(("dataclass", "requires", "auto_docstring", "final"))
+_HANDS_OUT = ("__getattr__", "__getattribute__", "__slots__")
 _GENERATION = re.compile(r"_v?\d+$")
 _LEAST = re.compile(r"^min(?:imum)?_version$")
 _DEVICE = re.compile(r"^DEVICE_TYPE(?:_TORCH)?$")
@@ -72,7 +76,8 @@ class Frame:
 
     ``local`` are the names that the function binds itself; what is not in ``names`` of them is
     unknown. ``missing`` are names that a copied source left behind, with the module it is from;
-    ``batch`` tells that code there works on a batch, which is never empty.
+    ``batch`` tells that code there works on a batch, which is never empty; ``owner`` is the class
+    that a method is from.
     """
 
     module: Module
@@ -83,6 +88,7 @@ class Frame:
     is_class: bool = False
     missing: dict[str, Module] = field(default_factory=dict)
     batch: bool = False
+    owner: Class | None = None
 
     @property
     def handles_batch(self) -> bool:
@@ -173,13 +179,20 @@ class Evaluator:
             return self._module_attribute(value, name, node, frame)
         if isinstance(value, Source):
             value = value.of
-        if isinstance(value, Class) and self.lacks(value, name):
-            return self.missing_member(value, name, node, frame)
+        if isinstance(value, Class) and value.module.tree is not frame.module.tree:
+            if self.lacks(value, name):
+                return self.missing_member(value, name, node, frame)
+        if isinstance(value, Partial):
+            if name in value.attributes or value.cls is None:
+                return value.attributes.get(name, UNKNOWN)
+            value = Instance(value.cls)
+        if isinstance(value, Instance) and self.never_has(value.cls, name):
+            return self.missing_member(value.cls, name, node, frame)
+        if isinstance(value, Super):
+            return self._inherited(value.cls, name)
         if isinstance(value, (Class, Instance)):
             # what torch.autograd.Function calls with one argument of its own before the others
             return self.member(value, "forward" if name == "apply" else name)
-        if isinstance(value, Partial):
-            return value.attributes.get(name, UNKNOWN)
         if isinstance(value, Const) and isinstance(value.value, Version):
             return _version_part(value.value, name)
         return UNKNOWN
@@ -208,6 +221,36 @@ class Evaluator:
         # whoever gives the class more attributes does it by its name
         return not re.search(rf"\b{cls.node.name}\.{name}\s*=[^=]|setattr\(", cls.module.text)
 
+    def never_has(self, cls: Class, name: str) -> bool:
+        """Tell whether a class that builds on one of another package never has an attribute.
+
+        None of its bases defines it, and nothing that was read gives it to an object.
+        """
+        if name.startswith("__") or hasattr(object, name) or self.find_member(cls, name):
+            return False
+        line = self.line_of(cls)
+        return len({each.module.tree.name for each in line}) > 1 and not self.world.gives(
+            name, line
+        )
+
+    def line_of(self, cls: Class) -> tuple[Class, ...]:
+        """Return a class and all its bases if they are ordinary ones, else nothing."""
+        if cls not in self.world.lines:
+            self.world.lines[cls] = ()  # whatever is its own base
+            line = self._with_bases(cls, 0)
+            ordinary = not any(self.find_member(cls, name) for name in _HANDS_OUT)
+            if ordinary and not any(_is_remade(each) for each in line):
+                self.world.lines[cls] = tuple(line)
+        return self.world.lines[cls]
+
+    def _with_bases(self, cls: Class, depth: int) -> list[Class]:
+        bases = (self.world.evaluator.eval(base, Frame(cls.module)) for base in cls.node.bases)
+        found = [cls]
+        for base in bases:
+            if isinstance(base, Class) and depth < _MAX_BASES:
+                found += self._with_bases(base, depth + 1)
+        return found
+
     def missing_member(self, cls: Class, name: str, node: ast.AST, frame: Frame) -> Value:
         """Return what stands for an attribute that a class does not have."""
         return UNKNOWN
@@ -217,13 +260,21 @@ class Evaluator:
         cls = value.cls if isinstance(value, Instance) else value
         owner = self.find_member(cls, name)
         if isinstance(owner, Function):
-            static = any(_decorator_name(d) == "staticmethod" for d in owner.node.decorator_list)
-            by_class = any(_decorator_name(d) == "classmethod" for d in owner.node.decorator_list)
-            bound = not static and (isinstance(value, Instance) or by_class)
+            given = first_given(owner.node, cls)
+            bound = isinstance(given, Class) or (given is not None and isinstance(value, Instance))
             bound = bound or name == "forward"
             if any(_decorator_name(d) in ("property", "setter") for d in owner.node.decorator_list):
                 return UNKNOWN
             return Function(owner.module, owner.node, owner.owner, bound)
+        return UNKNOWN
+
+    def _inherited(self, cls: Class, name: str) -> Value:
+        """Return a method that a class has from its bases, bound to an object."""
+        for base in self.line_of(cls)[1:]:
+            if name == "__init__" and base.node.decorator_list:
+                return UNKNOWN  # a dataclass has one that no statement shows
+            if name in self.world.members_of(base.node):
+                return self.member(Instance(base), name)
         return UNKNOWN
 
     def find_member(self, cls: Class, name: str, depth: int = 0) -> Function | Unknown | None:
@@ -283,7 +334,15 @@ class Evaluator:
     def keyword(self, keywords: Keywords, key: str, node: ast.AST, frame: Frame) -> None:
         """Look at a keyword that a function reads from those that its caller left over."""
 
+    def _super(self, frame: Frame | None) -> Value:
+        """Return what ``super()`` gives in a frame."""
+        while frame is not None and frame.owner is None:
+            frame = frame.parent
+        return UNKNOWN if frame is None or frame.owner is None else Super(frame.owner)
+
     def _eval_Call(self, node: ast.Call, frame: Frame) -> Value:
+        if isinstance(node.func, ast.Name) and node.func.id == "super" and not node.args:
+            return self._super(frame)
         holder: Value = UNKNOWN
         if isinstance(node.func, ast.Attribute):
             holder = self.eval(node.func.value, frame)
@@ -489,11 +548,16 @@ class Evaluator:
             if isinstance(found, Unknown):
                 return UNKNOWN
             return Const(not isinstance(found, Absent))
-        if isinstance(value, Instance) and self._has_field(value.cls, name):
-            return Const(True)
-        if isinstance(value, Partial) and value.cls is not None:
-            member = self.find_member(value.cls, name)
-            return UNKNOWN if isinstance(member, Unknown) else Const(member is not None)
+        if isinstance(value, Partial):
+            if value.cls is None or name in value.attributes:
+                return Const(True) if name in value.attributes else UNKNOWN
+            value = Instance(value.cls)
+        if isinstance(value, Instance):
+            method = self.find_member(value.cls, name)
+            if isinstance(method, Function) or self._has_field(value.cls, name):
+                return Const(True)
+            if self.never_has(value.cls, name):
+                return Const(False)
         return UNKNOWN
 
     def _has_field(self, cls: Class, name: str, depth: int = 0) -> bool:
@@ -528,6 +592,14 @@ def _text_method(holder: Value, method: str, arguments: list[Value]) -> Value | 
             return Const(str(getattr(holder.value, method)()))
         return next((a for a in arguments if isinstance(a, Source)), UNKNOWN)
     return None
+
+
+def first_given(method: FunctionNode, cls: Class) -> Class | Instance | None:
+    """Return what a method of a class is given as its first argument without being passed it."""
+    decorators = {_decorator_name(decorator) for decorator in method.decorator_list}
+    if "staticmethod" in decorators or method.name == "__new__":
+        return None
+    return cls if "classmethod" in decorators else Instance(cls)
 
 
 def truth_of(value: Value) -> bool | None:
@@ -588,6 +660,12 @@ def _function_name(callee: Value, node: ast.Call) -> str:
     if isinstance(node.func, ast.Name):
         return node.func.id
     return node.func.attr if isinstance(node.func, ast.Attribute) else ""
+
+
+def _is_remade(cls: Class) -> bool:
+    """Tell a class that a metaclass or a decorator may have given more than its body shows."""
+    decorators = {_decorator_name(decorator) for decorator in cls.node.decorator_list}
+    return bool(cls.node.keywords or decorators - _PLAIN_DECORATORS)
 
 
 def _decorator_name(node: ast.expr) -> str:

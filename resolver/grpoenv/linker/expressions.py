@@ -129,14 +129,17 @@ class Expressions(Reach):
         return UNKNOWN
 
     def missing_member(self, cls: Class, name: str, node: ast.AST, frame: Frame) -> Value:
-        """Report an attribute that a class of another package does not have."""
-        if cls.module.tree is not frame.module.tree:
-            if isinstance(getattr(node, "ctx", None), ast.Load):
-                what = f"{cls.node.name}.{name}"
-                line = getattr(node, "lineno", 0)
-                need = Need("attribute", cls.module.name, what, frame.module, line)
-                reason = f"{cls.module.where(cls.node)} does not define {name}"
-                self.fault("AttributeError", need, reason, cls.module.tree.name)
+        """Report an attribute that a class of another package, or its base there, does not have."""
+        others = (
+            each for each in (cls, *self.line_of(cls)) if each.module.tree is not frame.module.tree
+        )
+        lacking = next(others, None)
+        if lacking is not None and isinstance(getattr(node, "ctx", None), ast.Load):
+            what = f"{lacking.node.name}.{name}"
+            line = getattr(node, "lineno", 0)
+            need = Need("attribute", lacking.module.name, what, frame.module, line)
+            reason = f"{lacking.module.where(lacking.node)} does not define {name}"
+            self.fault("AttributeError", need, reason, lacking.module.tree.name)
         return UNKNOWN
 
     def _missing_item(self, registry: Registry, key: str, node: ast.AST, frame: Frame) -> Value:

@@ -75,8 +75,11 @@ def shape_of(call: ast.Call) -> CallShape:
 
 def signature_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Signature | None:
     """Return the signature, None where a decorator may change it."""
+    old: list[str] = []
     for decorator in node.decorator_list:
-        if _last_name(decorator) not in _PLAIN_DECORATORS:
+        if _last_name(decorator) == "deprecate_kwarg":  # takes one keyword more, and no other
+            old += _constant_texts(decorator)
+        elif _last_name(decorator) not in _PLAIN_DECORATORS:
             return None
     arguments = node.args
     positional = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
@@ -91,8 +94,8 @@ def signature_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Signature | No
     return Signature(
         tuple(positional),
         len(arguments.posonlyargs),
-        tuple(keyword_only),
-        frozenset(required),
+        (*keyword_only, *old),
+        frozenset(required - set(old)),
         arguments.vararg is not None,
         arguments.kwarg is not None,
     )
@@ -136,6 +139,12 @@ def return_lengths(node: FunctionNode, body: Body) -> frozenset[int] | None:
             return None
         lengths.add(len(value.elts))
     return frozenset(lengths) or None
+
+
+def _constant_texts(call: ast.expr) -> list[str]:
+    """Return the texts that a call is given: the old name of a parameter and the new one."""
+    given = [*call.args, *(k.value for k in call.keywords)] if isinstance(call, ast.Call) else []
+    return [a.value for a in given if isinstance(a, ast.Constant) and isinstance(a.value, str)]
 
 
 def _last_name(decorator: ast.expr) -> str:

@@ -46,8 +46,11 @@ class Statements(Calls):
         flows, branches = [], []
         for body in (node.body, node.orelse):
             with self.unsure() as certain:
-                flows.append(self.tolerant(body, frame))
-            branches.append(certain)
+                flow = self.tolerant(body, frame)
+            flows.append(flow)
+            # a branch that raises is taken not to be chosen, unless a `try` around it may want it
+            if flow is not Flow.RAISED or self.kept() != frozenset():
+                branches.append(certain)
         self.settle(branches)
         return joined(flows)
 

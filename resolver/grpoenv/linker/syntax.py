@@ -132,6 +132,9 @@ def members_of(node: ast.ClassDef) -> dict[str, FunctionNode | None]:
     for statement in reversed(node.body):
         if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
             found.setdefault(statement.name, statement)
+        elif isinstance(statement, (ast.Import, ast.ImportFrom)):
+            for alias in statement.names:
+                found.setdefault(alias.asname or alias.name.partition(".")[0], None)
         elif not isinstance(statement, (ast.Expr, ast.Pass)):
             for each in walk(statement):
                 if isinstance(each, ast.Name):

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from grpoenv.linker.evaluate import Frame
+from grpoenv.linker.evaluate import Frame, first_given
 from grpoenv.linker.execute import Interpreter
 from grpoenv.linker.modules import Module, source_texts
 from grpoenv.linker.syntax import walk
@@ -67,7 +67,7 @@ def follow_default_run(interpreter: Interpreter) -> None:
     world = interpreter.world
     if isinstance(world.module(_PARTS), Module):
         _follow_written_trainer(interpreter)
-    elif isinstance(trainer := _class(interpreter, _TRAINER, "GRPOTrainer"), Class):
+    elif trainer := _class(interpreter, _TRAINER, "GRPOTrainer"):
         for name in _METHODS:
             method = interpreter.find_member(trainer, name)
             if isinstance(method, Function):
@@ -85,7 +85,7 @@ def _variables(interpreter: Interpreter) -> dict[str, Value]:
     return found
 
 
-def _class(interpreter: Interpreter, module: str, name: str) -> Value | None:
+def _class(interpreter: Interpreter, module: str, name: str) -> Class | None:
     if not isinstance(interpreter.world.module(module), Module):
         return None
     found = interpreter.world.lookup(module, name)
@@ -113,27 +113,47 @@ def _follow_written_trainer(interpreter: Interpreter) -> None:
 
 def _follow_methods(interpreter: Interpreter, scope: Frame) -> None:
     """Follow the loss, which every step computes, and the other methods for what calls them."""
-    methods = {
-        method.name: Function(scope.module, method, bound=True)
+    makers = [
+        maker
         for maker, _, _ in interpreter.appended.get((_PARTS, "RL_FUNCTIONS", _KEY), [])
         if isinstance(maker, Function)
-        for method in _inner_methods(maker.node)
-    }
-    config = _class(interpreter, _CONFIG, "GRPOConfig")
+    ]
     trainer = _class(interpreter, _TRAINER, "GRPOTrainer")
-    attributes: dict[str, Value] = {**methods}
-    if isinstance(config, Class):
+    kept = _own_methods(trainer)
+    replaced = {
+        method.name: Function(scope.module, method, bound=True)
+        for maker in makers
+        for method in _inner_methods(maker.node)
+        if not kept or method.name in kept  # what trl's class does not have is not replaced
+    }
+    edited = {name for maker in makers for name in _compared_names(maker.node)} & kept.keys()
+    attributes: dict[str, Value] = {**dict.fromkeys(edited, UNKNOWN), **replaced}
+    if config := _class(interpreter, _CONFIG, "GRPOConfig"):
         attributes["args"] = Instance(config)
-    receiver = Partial(attributes, trainer if isinstance(trainer, Class) else None)
-    for function in methods.values():
+    receiver = Partial(attributes, trainer)
+    interpreter.receivers.update((function.node, receiver) for function in kept.values())
+    for function in replaced.values():
         interpreter.copied[function.node] = scope
         interpreter.receivers[function.node] = receiver
-    for name, function in methods.items():
+    for name in _METHODS[1:]:  # the first is edited in many places
+        if name in kept and name not in attributes:
+            interpreter.follow(kept[name])
+    for name, function in replaced.items():
         if name == _LOSS:
             interpreter.follow(function)
     with interpreter.unsure():
-        for function in methods.values():
+        for function in replaced.values():
             interpreter.follow(function)
+
+
+def _own_methods(cls: Class | None) -> dict[str, Function]:
+    """Return the methods of a class, without those of its bases, that are called of an object."""
+    return {
+        node.name: Function(cls.module, node, cls, bound=True)
+        for node in (cls.node.body if cls else ())
+        if cls and isinstance(node, ast.FunctionDef)
+        if isinstance(first_given(node, cls), Instance)
+    }
 
 
 def _copies(interpreter: Interpreter) -> Iterator[Source]:
@@ -226,6 +246,17 @@ def _left_behind(
         if name not in names and (own or trl_is_known):
             left[name] = home
     return left
+
+
+@lru_cache(_REMEMBERED)
+def _compared_names(maker: ast.AST) -> frozenset[str]:
+    """Return the texts that ``maker`` compares with: the names of the methods that it edits."""
+    compared = (
+        c for node in walk(maker) if isinstance(node, ast.Compare) for c in node.comparators
+    )
+    return frozenset(
+        c.value for c in compared if isinstance(c, ast.Constant) and isinstance(c.value, str)
+    )
 
 
 @lru_cache(_REMEMBERED)

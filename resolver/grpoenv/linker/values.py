@@ -25,6 +25,7 @@ __all__ = [
     "Registry",
     "Result",
     "Source",
+    "Super",
     "Unknown",
     "Value",
 ]
@@ -95,6 +96,13 @@ class Partial:
 
 
 @dataclass(frozen=True)
+class Super:
+    """What ``super()`` gives in a method of a class: an object seen as one of the class's bases."""
+
+    cls: Class
+
+
+@dataclass(frozen=True)
 class Registry:
     """A dictionary at the top level of a module."""
 
@@ -145,6 +153,7 @@ Value = (
     | Class
     | Instance
     | Partial
+    | Super
     | Registry
     | Listing
     | Source

@@ -40,6 +40,12 @@ __all__ = ["Platform", "World", "is_dictionary"]
 _EXTENSIONS = (".so", ".pyd", ".dylib")
 _DICT_CALLS = ("dict", "OrderedDict")
 _SOURCES = ("module", "package")
+_GIVING = (
+    r"\.NAME\s*(?::[^=\n]+|[,)\]][^=\n]*)?[-+*/|&]?=[^=]"  # assigned, among others or with a hint
+    r"|(?:setattr|patch)\w*\([^\n]*[\"']NAME[\"']"
+    r"|(?:\bas|\bfor)\s+[\w.]+\.NAME\b"
+)
+_GIVES_ANY = re.compile(r"setattr\(self,\s*[^\"'\s]|self\.__dict__\b|vars\(self\)")
 _OF_CUDA = re.compile(r"_cuda_(?:get|set|init)")
 
 
@@ -109,6 +115,8 @@ class World:
         self._lookups: dict[tuple[str, str], Value | Absent] = {}
         self._items: dict[tuple[str, str], dict[str, ast.expr] | Unknown] = {}
         self._public: dict[str, frozenset[str] | None] = {}
+        self.lines: dict[Class, tuple[Class, ...]] = {}
+        self._given: set[str] = set()
         self._bodies: dict[FunctionNode, Body] = {}
         self._members: dict[ast.ClassDef, dict[str, FunctionNode | None]] = {}
         for tree in self.trees.values():
@@ -276,6 +284,20 @@ class World:
             if registry.name in module.text and pattern.search(module.text):
                 return module.where()
         return ""
+
+    def gives(self, name: str, line: Iterable[Class]) -> bool:
+        """Tell whether any source may give an attribute to an object of one of these classes."""
+        if name in self._given:
+            return True
+        own = {each.module.name: each.module for each in line}
+        giving = re.compile(_GIVING.replace("NAME", re.escape(name)))
+        found = any(_GIVES_ANY.search(module.text) for module in own.values()) or any(
+            name in module.text and giving.search(module.text)
+            for module in (*own.values(), *self.parsed)
+        )
+        if found:
+            self._given.add(name)
+        return found
 
     def body_of(self, node: FunctionNode) -> Body:
         """Return what the body of a function shows, read once."""
