@@ -12,6 +12,7 @@ from grpoenv.linker.adapters import check_adapters
 from grpoenv.linker.batches import check_batches
 from grpoenv.linker.execute import Interpreter
 from grpoenv.linker.faults import Fault, Faults
+from grpoenv.linker.replaced import check_replaced_methods
 from grpoenv.linker.room import roomy
 from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.trainer import follow_default_run
@@ -101,6 +102,7 @@ def link(
         for module in world.top_modules(sorted(consumers)):
             interpreter.begin(module)
         follow_default_run(interpreter)
+        check_replaced_methods(interpreter)
         check_batches(interpreter)
         if options:
             interpreter.follow_the_rest(_WITH_OPTIONS | consumers)

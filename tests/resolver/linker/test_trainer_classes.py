@@ -150,3 +150,40 @@ def test_what_trl_gives_a_method_that_unsloth_replaced_must_bind_to_the_new_one(
     ours, theirs = unsloth("pass"), trl(more=has + calls)
     assert found(ours, theirs, transformers(), sure=False) == ["TypeError get_logps"]
     assert found(theirs, transformers(), sure=False) == []
+
+
+LOOP = """
+class Trainer:
+    def _inner_training_loop(self, args):
+        for _ in range(3):
+            batches = {call}
+    def get_batches(self, iterator, size, device): return iterator
+"""
+PATCH = """
+from .losses import get_batches
+def patch(Trainer):
+    if hasattr(Trainer, "get_batches"):
+        Trainer.get_batches = get_batches
+"""
+CALL = "self.get_batches(1, 2, 3)"
+
+
+@pytest.mark.parametrize(
+    ("call", "taken", "sure", "unsure"),
+    [
+        (CALL, "self, iterator, size, device", [], []),
+        (CALL, "self, iterator, size, *more", [], []),
+        (CALL, "self, iterator, size", ["TypeError get_batches"], []),
+        (f"{CALL} if args else None", "self, iterator, size", [], ["TypeError get_batches"]),
+        (f"1\n            if args:\n                {CALL}", "self, iterator", [], ["TypeError get_batches"]),
+        ("self.other(1)", "self, iterator, size", [], []),
+    ],
+)  # fmt: skip
+def test_what_replaces_a_method_must_take_what_the_trainer_gives_it(
+    call: str, taken: str, sure: list[str], unsure: list[str]
+) -> None:
+    losses = f"def get_batches({taken}): return iterator"
+    theirs = transformers(LOOP.replace("{call}", call))
+    ours = tree("unsloth", init="from .models import patch", models=PATCH, losses=losses)
+    assert found(ours, theirs) == sure
+    assert found(ours, theirs, sure=False) == unsure
