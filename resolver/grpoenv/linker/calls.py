@@ -34,6 +34,10 @@ __all__ = ["Calls"]
 _MAX_CALLS = 40
 _QUESTION_CALLS = 3
 _QUESTION = re.compile(r"_*(?:is|has|can|supports|should|need|needs|use|uses)_")
+_ELSEWHERE = re.compile(
+    r"is_(?:sagemaker_[md]p_enabled|torch_xla_available|(?:torch_)?(?:npu|mlu|musa|hpu|sdaa)_available"
+    r"|ipex_available|deepspeed_(?:zero3_)?enabled|fsdp_\w*enabled|fsdp_managed_module)$"
+)
 _VARIABLES = ("os.environ.get", "os.getenv")
 
 
@@ -151,10 +155,16 @@ class Calls(Bindings):
         return UNKNOWN
 
     def _known_call(self, node: ast.Call, callee: Value, arguments: list[Value]) -> Value | None:
-        """Return what is known of a call; in a default run no variable is set from outside."""
-        if self.phase is Phase.RUN and isinstance(callee, ModuleRef) and arguments:
-            if callee.name in _VARIABLES and isinstance(arguments[0], Const):
-                return self._variable(str(arguments[0].value), arguments[1:])
+        """Return what is known of a call; in a default run no variable is set from outside.
+
+        Nor is it one on another accelerator or on several of them.
+        """
+        if self.phase is Phase.RUN:
+            if isinstance(callee, ModuleRef) and callee.name in _VARIABLES and arguments:
+                if isinstance(arguments[0], Const):
+                    return self._variable(str(arguments[0].value), arguments[1:])
+            if isinstance(callee, Function) and _ELSEWHERE.match(callee.node.name):
+                return Const(False)
         return super()._known_call(node, callee, arguments)
 
     def _variable(self, name: str, otherwise: list[Value]) -> Value:

@@ -192,7 +192,12 @@ class Evaluator:
             return self._inherited(value.cls, name)
         if isinstance(value, (Class, Instance)):
             # what torch.autograd.Function calls with one argument of its own before the others
-            return self.member(value, "forward" if name == "apply" else name)
+            found = self.member(value, "forward" if name == "apply" else name)
+            return (
+                found
+                if isinstance(value, Class) or found is not UNKNOWN
+                else self.held(value, name)
+            )
         if isinstance(value, Const) and isinstance(value.value, Version):
             return _version_part(value.value, name)
         return UNKNOWN
@@ -232,6 +237,21 @@ class Evaluator:
         return len({each.module.tree.name for each in line}) > 1 and not self.world.gives(
             name, line
         )
+
+    def held(self, value: Instance, name: str) -> Value:
+        """Return the object that an attribute holds, where it is given once and made on the spot."""
+        if (value.cls, name) not in self.world.held:
+            self.world.held[value.cls, name] = UNKNOWN
+            given = [
+                (each.module, expression)
+                for each in self.line_of(value.cls)
+                for expression in self.world.given_to_self(each.node).get(name, [])
+            ]
+            if len(given) == 1 and isinstance(given[0][1], ast.Call):
+                made = self.world.evaluator.eval(given[0][1], Frame(given[0][0]))
+                if isinstance(made, Instance):
+                    self.world.held[value.cls, name] = made
+        return self.world.held[value.cls, name]
 
     def line_of(self, cls: Class) -> tuple[Class, ...]:
         """Return a class and all its bases if they are ordinary ones, else nothing."""

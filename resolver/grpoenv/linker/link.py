@@ -11,7 +11,7 @@ from packaging.utils import NormalizedName
 from grpoenv.linker.adapters import check_adapters
 from grpoenv.linker.batches import check_batches
 from grpoenv.linker.execute import Interpreter
-from grpoenv.linker.faults import Fault, Faults
+from grpoenv.linker.faults import Fault, Faults, Phase
 from grpoenv.linker.replaced import check_replaced_methods
 from grpoenv.linker.room import roomy
 from grpoenv.linker.sources import SourceTree
@@ -109,9 +109,18 @@ def link(
             check_adapters(interpreter)
         # Millions of syntax nodes are done with: to look for cycles in them costs as much again.
         gc.freeze()
+    others = _WITH_OPTIONS | consumers
+    found = [
+        fault
+        for fault in faults.found.values()
+        # what only an option leads to is told of these packages alone
+        if fault.sure
+        or fault.phase is Phase.IMPORT
+        or {fault.need.consumer.tree.name, fault.provider} & others
+    ]
     undecided = {k: v for k, v in faults.undecided.items() if k in faults.needs}
     return Linkage(
-        faults=tuple(reachable(faults.found.values(), world.parsed)),
+        faults=tuple(reachable(found, world.parsed)),
         met=len(faults.needs) - len(undecided),
         undecided=undecided,
         unread=faults.opaque_modules,

@@ -5,7 +5,15 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-__all__ = ["Body", "FunctionNode", "body_of", "children", "members_of", "walk"]
+__all__ = [
+    "Body",
+    "FunctionNode",
+    "body_of",
+    "children",
+    "given_to_self",
+    "members_of",
+    "walk",
+]
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -141,4 +149,19 @@ def members_of(node: ast.ClassDef) -> dict[str, FunctionNode | None]:
                     found.setdefault(each.id, None)
                 elif isinstance(each, _SCOPES):
                     found.setdefault(each.name, None)
+    return found
+
+
+def given_to_self(node: ast.ClassDef) -> dict[str, list[ast.expr | None]]:
+    """Return what methods assign to each ``self.name``, None for what is no plain assignment."""
+    plain = {
+        id(each.targets[0]): each.value
+        for each in walk(node)
+        if isinstance(each, ast.Assign) and len(each.targets) == 1
+    }
+    found: dict[str, list[ast.expr | None]] = {}
+    for each in walk(node):
+        if isinstance(each, ast.Attribute) and isinstance(each.ctx, (ast.Store, ast.Del)):
+            if isinstance(each.value, ast.Name) and each.value.id == "self":
+                found.setdefault(each.attr, []).append(plain.get(id(each)))
     return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from grpoenv.linker.evaluate import Frame, first_given
@@ -41,7 +41,7 @@ __all__ = [
 
 _TRAINER = "trl.trainer.grpo_trainer"
 _CONFIG = "trl.trainer.grpo_config"
-_METHODS = ("__init__", "train", "compute_loss", "_prepare_inputs", "log")
+_METHODS = ("__init__", "train", "_inner_training_loop", "compute_loss", "_prepare_inputs", "log")
 _TEMPLATE = "unsloth.models.rl"
 _WRITES = "_patch_trl_rl_trainers"
 _PARTS = "unsloth.models.rl_replacements"
@@ -68,10 +68,7 @@ def follow_default_run(interpreter: Interpreter) -> None:
     if isinstance(world.module(_PARTS), Module):
         _follow_written_trainer(interpreter)
     elif trainer := _class(interpreter, _TRAINER, "GRPOTrainer"):
-        for name in _METHODS:
-            method = interpreter.find_member(trainer, name)
-            if isinstance(method, Function):
-                interpreter.follow(Function(method.module, method.node, trainer, bound=True))
+        _follow_inherited(interpreter, trainer, _METHODS)
 
 
 def _variables(interpreter: Interpreter) -> dict[str, Value]:
@@ -135,15 +132,22 @@ def _follow_methods(interpreter: Interpreter, scope: Frame) -> None:
     for function in replaced.values():
         interpreter.copied[function.node] = scope
         interpreter.receivers[function.node] = receiver
-    for name in _METHODS[1:]:  # the first is edited in many places
-        if name in kept and name not in attributes:
-            interpreter.follow(kept[name])
+    if trainer:  # but for the first, which is edited in many places
+        _follow_inherited(interpreter, trainer, [n for n in _METHODS[1:] if n not in attributes])
     for name, function in replaced.items():
         if name == _LOSS:
             interpreter.follow(function)
     with interpreter.unsure():
         for function in replaced.values():
             interpreter.follow(function)
+
+
+def _follow_inherited(interpreter: Interpreter, trainer: Class, names: Iterable[str]) -> None:
+    """Follow methods that a trainer has, its own or those of its bases."""
+    for name in names:
+        method = interpreter.find_member(trainer, name)
+        if isinstance(method, Function):
+            interpreter.follow(Function(method.module, method.node, trainer, bound=True))
 
 
 def _own_methods(cls: Class | None) -> dict[str, Function]:

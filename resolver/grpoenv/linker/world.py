@@ -21,7 +21,7 @@ from grpoenv.linker.lazy import (
 from grpoenv.linker.modules import Binding, Module, Opaque, Test, parse
 from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.standard import lacks_standard_module
-from grpoenv.linker.syntax import Body, FunctionNode, body_of, members_of
+from grpoenv.linker.syntax import Body, FunctionNode, body_of, given_to_self, members_of
 from grpoenv.linker.values import (
     UNKNOWN,
     Absent,
@@ -116,6 +116,8 @@ class World:
         self._items: dict[tuple[str, str], dict[str, ast.expr] | Unknown] = {}
         self._public: dict[str, frozenset[str] | None] = {}
         self.lines: dict[Class, tuple[Class, ...]] = {}
+        self.held: dict[tuple[Class, str], Value] = {}
+        self._to_self: dict[ast.ClassDef, dict[str, list[ast.expr | None]]] = {}
         self._given: set[str] = set()
         self._bodies: dict[FunctionNode, Body] = {}
         self._members: dict[ast.ClassDef, dict[str, FunctionNode | None]] = {}
@@ -304,6 +306,12 @@ class World:
         if node not in self._bodies:
             self._bodies[node] = body_of(node)
         return self._bodies[node]
+
+    def given_to_self(self, node: ast.ClassDef) -> dict[str, list[ast.expr | None]]:
+        """Return what the methods of a class give to attributes of ``self``, read once."""
+        if node not in self._to_self:
+            self._to_self[node] = given_to_self(node)
+        return self._to_self[node]
 
     def members_of(self, node: ast.ClassDef) -> dict[str, FunctionNode | None]:
         """Return the members of a class, read once."""

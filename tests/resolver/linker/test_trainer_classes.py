@@ -187,3 +187,41 @@ def test_what_replaces_a_method_must_take_what_the_trainer_gives_it(
     ours = tree("unsloth", init="from .models import patch", models=PATCH, losses=losses)
     assert found(ours, theirs) == sure
     assert found(ours, theirs, sure=False) == unsure
+
+
+WITH_HELPER = """
+from accelerate import Accelerator
+class Trainer:
+    def __init__(self, model): self.make(model)
+    def make(self, model): {made}
+    def _inner_training_loop(self, args):
+        if is_sagemaker_mp_enabled():
+            return args
+        {use}
+"""
+MADE, USE = "self.helper = Accelerator(model)", "self.helper.unwrap(1, keep = False)"
+
+
+@pytest.mark.parametrize(
+    ("made", "use", "taken", "expected"),
+    [
+        (MADE, USE, "self, model", ["TypeError unwrap"]),
+        (MADE, USE, "self, model, keep", []),
+        (MADE, f"{USE} if args else None", "self, model", []),
+        (f"{MADE}\n        self.helper = model", USE, "self, model", []),
+        ("self.helper = model.helper", USE, "self, model", []),
+        ("self.helper: object = Accelerator(model)", USE, "self, model", []),
+    ],
+)
+def test_a_helper_that_is_made_once_must_take_what_the_loop_gives_it(
+    made: str, use: str, taken: str, expected: list[str]
+) -> None:
+    base = WITH_HELPER.replace("{made}", made).replace("{use}", use)
+    base += "def is_sagemaker_mp_enabled(): return probed()\n"
+    helper = (
+        f"class Accelerator:\n    def __init__(self, model): pass\n    def unwrap({taken}): pass"
+    )
+    trees = trl(), transformers(base), tree("accelerate", init=helper)
+    assert found(*trees) == expected
+    assert found(*trees, sure=False) == []
+    assert found(unsloth("pass"), *trees) == expected
