@@ -141,7 +141,9 @@ class Evaluator:
         return self.name(node.id, frame)
 
     def name(self, name: str, frame: Frame) -> Value:
-        """Return what a name means in ``frame``."""
+        """Return what a name means in ``frame``; what the device is, the platform tells."""
+        if _DEVICE.match(name):
+            return Const(self.world.platform.device)
         scope: Frame | None = frame
         innermost = True
         while scope is not None:
@@ -160,8 +162,6 @@ class Evaluator:
             return found
         if name == "TYPE_CHECKING":
             return Const(False)
-        if _DEVICE.match(name):
-            return Const(self.world.platform.device)
         if hasattr(builtins, name):  # a module that runs text as code could bind it anew: none does
             return ModuleRef(f"builtins.{name}")
         return found if isinstance(found, Unknown) else UNKNOWN

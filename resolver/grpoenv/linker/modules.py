@@ -18,6 +18,10 @@ __all__ = ["Binding", "Module", "Opaque", "Test", "catches", "parse", "source_te
 Test = tuple[ast.expr, bool] | None
 """A condition that a statement stands under and the value it needs; None where no test can tell."""
 
+_WRITES_ITSELF = re.compile(
+    r"globals\(\)\s*(?:\[[^\]]*\]\s*=[^=]|\.update\(|\.setdefault\()"
+    r"|sys\.modules\[__name__\]\s*(?:=[^=]|\.__class__\s*=)"
+)
 Kind = Literal["import", "from", "star", "function", "class", "value", "deleted", "other"]
 _Block = tuple[Sequence[ast.stmt], tuple[Test, ...]]
 
@@ -117,11 +121,9 @@ class Module:
                         if node.func.id != "exec" and "__file__" in ast.dump(statement):
                             continue
                         return f"{self.where(node)} calls {node.func.id}()"
-        for match in re.finditer(
-            r"globals\(\)\s*(\[[^\]]*\]\s*=[^=]|\.update\(|\.setdefault\()", self.text
-        ):
+        for match in _WRITES_ITSELF.finditer(self.text):
             line = self.text.count("\n", 0, match.start()) + 1
-            return f"{self.tree.locate(self.path)}:{line} writes globals()"
+            return f"{self.tree.locate(self.path)}:{line} writes its own names, or another in its place"
         return ""
 
     def sets_global(self, name: str) -> bool:

@@ -365,6 +365,8 @@ class World:
         """Return what ``from module import name`` binds; its absence is reported over there."""
         if self.tree_of(module) is None:
             return ModuleRef(f"{module}.{name}")
+        if (module, name) in self._resolving and f"{module}.{name}" in self._entries:
+            return ModuleRef(f"{module}.{name}")  # a package that imports its own module
         found = self.lookup(module, name)
         if isinstance(found, Absent):
             return Unknown("it is missing where it comes from")
@@ -405,6 +407,9 @@ class World:
                 live.append(starred)
         if not live:
             return Absent(module.where())
+        own = ModuleRef(f"{module.name}.{name}")
+        if all(value == own or isinstance(value, Unknown) for value in live) and own in live:
+            return own  # a module of the package, whatever else a star may bring
         return live[0] if len(live) == 1 else Unknown("it is defined in more than one way")
 
     def _starred(self, module: Module, name: str) -> Value | Absent:

@@ -46,6 +46,17 @@ HOLDS = {
     "a tuple": ("from unsloth_zoo import a", "b, (a, c) = f()"),
     "a submodule": ("from unsloth_zoo import sub", ""),
     "a chain": ("import unsloth_zoo.sub as s\ns.Listed", ""),
+    "a submodule that puts an object in its own place": (
+        "import unsloth_zoo\nunsloth_zoo.swapped.a",
+        "from unsloth_zoo import swapped",
+    ),
+    "what another device has": (
+        (
+            "import unsloth_zoo\nfrom unsloth_zoo import DEVICE_TYPE\n"
+            "if DEVICE_TYPE == 'xpu':\n    unsloth_zoo.sub.a"
+        ),
+        "from unsloth_zoo import sub\nDEVICE_TYPE = probe()",
+    ),
     "a re-export": ("from unsloth_zoo import Listed", "from .sub import Listed"),
     "a star": ("from unsloth_zoo import Listed", "from .sub import *"),
     "a star from C": ("from unsloth_zoo import a", "from _compiled import *"),
@@ -138,7 +149,9 @@ HOLDS = {
 def test_what_holds_or_cannot_be_told_is_never_broken(case: str) -> None:
     user, giver = HOLDS[case]
     sub = "class Listed: pass\nclass Appended: pass\n"
-    assert broken(linked(user, giver, sub=sub, _lazy="class _LazyModule: pass")) == []
+    swapped = "import sys\nsys.modules[__name__] = Props(sys.modules[__name__])"
+    files = {"sub": sub, "_lazy": "class _LazyModule: pass", "swapped": swapped}
+    assert broken(linked(user, giver, **files)) == []
 
 
 BROKEN = {
@@ -149,6 +162,11 @@ BROKEN = {
     ),
     "a name": ("from unsloth_zoo import a", "", "ImportError unsloth_zoo.a"),
     "a module": ("import unsloth_zoo.a", "", "ModuleNotFoundError unsloth_zoo.a"),
+    "an attribute of a submodule that a package imports of itself, perhaps": (
+        "import unsloth_zoo\nunsloth_zoo.sub.a",
+        "from _compiled import *\nif not probe():\n    from unsloth_zoo import sub as sub",
+        "AttributeError unsloth_zoo.sub.a",
+    ),
     "a deleted name": ("from unsloth_zoo import a", "a = 1\ndel a", "ImportError unsloth_zoo.a"),
     "a name for others": (
         "from unsloth_zoo import Typed",
