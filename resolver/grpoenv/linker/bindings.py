@@ -181,6 +181,8 @@ class Bindings(Reach):
                 holder, key = self.eval(target.value, frame), self.eval(target.slice, frame)
                 if isinstance(holder, Keywords) and isinstance(key, Const):
                     self.keyword(holder, str(key.value), target, frame)
+                if isinstance(holder, Keywords) and isinstance(target.value, ast.Name):
+                    self.bind(target.value.id, UNKNOWN, frame)  # fewer than were put there
         return Flow.ON
 
 

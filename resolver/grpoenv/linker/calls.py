@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 
 from grpoenv.linker.arguments import Handed, handed
 from grpoenv.linker.bindings import Bindings
@@ -12,7 +13,7 @@ from grpoenv.linker.faults import Fault, Faults, Need, Phase
 from grpoenv.linker.flow import Thrown
 from grpoenv.linker.modules import Module
 from grpoenv.linker.reach import Visits
-from grpoenv.linker.signatures import Signature, misfit, shape_of, signature_of
+from grpoenv.linker.signatures import CallShape, Signature, misfit, shape_of, signature_of
 from grpoenv.linker.syntax import FunctionNode
 from grpoenv.linker.values import (
     UNKNOWN,
@@ -20,6 +21,7 @@ from grpoenv.linker.values import (
     Const,
     Function,
     Instance,
+    Keywords,
     Listing,
     ModuleRef,
     Registry,
@@ -34,6 +36,7 @@ __all__ = ["Calls"]
 _MAX_CALLS = 40
 _QUESTION_CALLS = 3
 _QUESTION = re.compile(r"_*(?:is|has|can|supports|should|need|needs|use|uses)_")
+_TAKES_OUT = ("pop", "popitem", "clear")
 _ELSEWHERE = re.compile(
     r"is_(?:sagemaker_[md]p_enabled|torch_xla_available|(?:torch_)?(?:npu|mlu|musa|hpu|sdaa)_available"
     r"|ipex_available|deepspeed_(?:zero3_)?enabled|fsdp_\w*enabled|fsdp_managed_module)$"
@@ -70,6 +73,10 @@ class Calls(Bindings):
         if isinstance(node.func, ast.Attribute) and node.func.attr == "append" and node.args:
             self._note_append(node, frame)
         value = super()._eval_Call(node, frame)
+        if isinstance(node.func, ast.Attribute) and node.func.attr in _TAKES_OUT:
+            if isinstance(node.func.value, ast.Name):
+                if isinstance(self.name(node.func.value.id, frame), Keywords):
+                    self.bind(node.func.value.id, UNKNOWN, frame)
         if isinstance(node.func, ast.Attribute) and node.func.attr == "register":
             self._check_registration(node, frame)
         if isinstance(node.func, ast.Name) and node.func.id == "setattr" and len(node.args) == 3:
@@ -151,6 +158,8 @@ class Calls(Bindings):
                 maker = Function(maker.module, maker.node, maker.owner, bound=True)
                 self._check_call(maker, node, frame, of=callee)
                 self.follow(maker)
+            elif maker is None:
+                self._check_fields(callee, node, frame)
             return Instance(callee)
         return UNKNOWN
 
@@ -183,7 +192,7 @@ class Calls(Bindings):
             return
         if function.bound:
             signature = signature.without_first()
-        why = misfit(shape_of(node), signature)
+        why = misfit(self._shape(node, frame), signature)
         name = of.node.name if of else function.node.name
         if why:
             need = Need("call", function.module.name, name, frame.module, node.lineno)
@@ -191,6 +200,28 @@ class Calls(Bindings):
             self.fault("TypeError", need, reason, function.module.tree.name)
         else:
             self.faults.met("call", f"{function.module.name}:{name}", frame.module)
+
+    def _check_fields(self, cls: Class, node: ast.Call, frame: Frame) -> None:
+        """Check that a dataclass has each field that a call gives."""
+        fields = self.world.fields_of(self.line_of(cls))
+        if fields is None or cls.module.tree is frame.module.tree:
+            return
+        why = misfit(self._shape(node, frame), fields)
+        if why:
+            need = Need("call", cls.module.name, cls.node.name, frame.module, node.lineno)
+            reason = f"{cls.node.name}() of {cls.module.where(cls.node)} {why}"
+            self.fault("TypeError", need, reason, cls.module.tree.name)
+        else:
+            self.faults.met("call", f"{cls.module.name}:{cls.node.name}", frame.module)
+
+    def _shape(self, node: ast.Call, frame: Frame) -> CallShape:
+        """Return how a call passes its arguments, with those of a dictionary that it unpacks."""
+        shape = shape_of(node)
+        unpacked = [
+            self.world.evaluator.eval(k.value, frame) for k in node.keywords if k.arg is None
+        ]
+        more = {name for each in unpacked if isinstance(each, Keywords) for name in each.names}
+        return replace(shape, keywords=(*shape.keywords, *sorted(more - {*shape.keywords})))
 
     def _ask(self, function: Function) -> None:
         """Find out what a question answers, whether or not it is certain that it is asked."""

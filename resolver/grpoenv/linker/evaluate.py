@@ -6,7 +6,7 @@ import ast
 import builtins
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluator", "Frame", "first_given", "truth_of"]
 
+_DICT = ModuleRef("builtins.dict")
 _PLAIN = (str, int, float, bool, type(None))
 _MAX_DEPTH = 60
 _MAX_BASES = 20
@@ -354,6 +355,19 @@ class Evaluator:
     def keyword(self, keywords: Keywords, key: str, node: ast.AST, frame: Frame) -> None:
         """Look at a keyword that a function reads from those that its caller left over."""
 
+    def _eval_Dict(self, node: ast.Dict, frame: Frame) -> Value:
+        for part in (*node.keys, *node.values):
+            if part is not None:
+                self.eval(part, frame)
+        return self._gathered(
+            [k.value if isinstance(k, ast.Constant) else None for k in node.keys], frame
+        )
+
+    def _gathered(self, names: Sequence[object], frame: Frame) -> Value:
+        """Return a dictionary of keywords that may have more of them later."""
+        texts = frozenset(name for name in names if isinstance(name, str))
+        return Keywords(texts, True, "", frame.module) if len(texts) == len(names) else UNKNOWN
+
     def _super(self, frame: Frame | None) -> Value:
         """Return what ``super()`` gives in a frame."""
         while frame is not None and frame.owner is None:
@@ -372,6 +386,8 @@ class Evaluator:
         arguments = [self.eval(argument, frame) for argument in node.args]
         for keyword in node.keywords:
             self.eval(keyword.value, frame)
+        if callee == _DICT and not arguments:
+            return self._gathered([keyword.arg for keyword in node.keywords], frame)
         if isinstance(node.func, ast.Attribute):
             made = _text_method(holder, node.func.attr, arguments)
             if made is not None:

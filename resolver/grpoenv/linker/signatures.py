@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 from grpoenv.linker.syntax import Body, FunctionNode
 
-__all__ = ["CallShape", "Signature", "misfit", "return_lengths", "shape_of", "signature_of"]
+__all__ = [
+    "CallShape",
+    "Signature",
+    "field_names",
+    "is_dataclass",
+    "misfit",
+    "return_lengths",
+    "shape_of",
+    "signature_of",
+]
 
 _PLAIN_DECORATORS = frozenset(
     (
@@ -139,6 +148,33 @@ def return_lengths(node: FunctionNode, body: Body) -> frozenset[int] | None:
             return None
         lengths.add(len(value.elts))
     return frozenset(lengths) or None
+
+
+def is_dataclass(node: ast.ClassDef) -> bool:
+    """Tell whether a class has the constructor that ``dataclass`` makes of its fields."""
+    made = [d for d in node.decorator_list if _last_name(d) == "dataclass"]
+    return any(
+        not isinstance(decorator, ast.Call) or all(k.arg != "init" for k in decorator.keywords)
+        for decorator in made
+    )
+
+
+def field_names(node: ast.ClassDef) -> list[str]:
+    """Return the fields that a class adds to the constructor, none where it is no dataclass."""
+    return [
+        statement.target.id
+        for statement in (node.body if is_dataclass(node) else ())
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+        if "ClassVar" not in ast.dump(statement.annotation)
+        if not (isinstance(statement.value, ast.Call) and _is_left_out(statement.value))
+    ]
+
+
+def _is_left_out(field: ast.Call) -> bool:
+    return any(
+        k.arg == "init" and isinstance(k.value, ast.Constant) and not k.value.value
+        for k in field.keywords
+    )
 
 
 def _constant_texts(call: ast.expr) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from packaging.utils import NormalizedName, canonicalize_name
@@ -19,6 +19,7 @@ from grpoenv.linker.lazy import (
     scanned_folders,
 )
 from grpoenv.linker.modules import Binding, Module, Opaque, Test, parse
+from grpoenv.linker.signatures import Signature, field_names, is_dataclass
 from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.standard import lacks_standard_module
 from grpoenv.linker.syntax import Body, FunctionNode, body_of, given_to_self, members_of
@@ -306,6 +307,14 @@ class World:
         if node not in self._bodies:
             self._bodies[node] = body_of(node)
         return self._bodies[node]
+
+    def fields_of(self, line: Sequence[Class]) -> Signature | None:
+        """Return the constructor of a dataclass and its bases, None where that is none or unknown."""
+        if not line or not is_dataclass(line[0].node):
+            return None
+        names = [name for each in reversed(line) for name in field_names(each.node)]
+        # by name alone: what is left out may have a default that cannot be seen
+        return Signature(tuple(names), 0, (), frozenset(), var_positional=True)
 
     def given_to_self(self, node: ast.ClassDef) -> dict[str, list[ast.expr | None]]:
         """Return what the methods of a class give to attributes of ``self``, read once."""

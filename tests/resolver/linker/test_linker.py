@@ -40,7 +40,36 @@ if TYPE_CHECKING:
 sys.modules[__name__] = _LazyModule(__name__, globals()["__file__"], _import_structure)
 """
 
+ARGS = "@dataclass\nclass Args:\n    model: str\n    seed: int = 0\n    n: ClassVar[int] = 1\n"
+MORE = (
+    "@dataclass\nclass MoreArgs(Args):\n    rate: float = 1.0\n    old: int = field(init=False)\n"
+)
+USES = "from unsloth_zoo import Args, MoreArgs\n"
 HOLDS = {
+    "fields of a dataclass and its base": (
+        f"{USES}MoreArgs(seed=1, rate=2, model='a')",
+        ARGS + MORE,
+    ),
+    "a dataclass with a constructor of its own": (
+        f"{USES}Args(x=1)",
+        f"{ARGS}    def __init__(self, **x): pass\n{MORE}",
+    ),
+    "a dataclass that makes no constructor": (
+        f"{USES}Args(x=1)",
+        ARGS.replace("@dataclass", "@dataclass(init=False)") + MORE,
+    ),
+    "a dataclass on a base that is not known": (
+        f"{USES}Args(x=1)",
+        "from elsewhere import B\n" + ARGS.replace("Args:", "Args(B):") + MORE,
+    ),
+    "a key that is taken out before": (
+        f"{USES}def f():\n    d = dict(x=1, seed=2)\n    d.pop('x')\n    Args(**d)\nf()",
+        ARGS + MORE,
+    ),
+    "a key that is deleted in a loop": (
+        f"{USES}def f():\n    d = dict(x=1)\n    for k in list(d):\n        del d[k]\n    Args(**d)\nf()",
+        ARGS + MORE,
+    ),
     "a definition": ("from unsloth_zoo import a", "def a(): pass"),
     "an assignment": ("from unsloth_zoo import a", "a = 1"),
     "a tuple": ("from unsloth_zoo import a", "b, (a, c) = f()"),
@@ -155,6 +184,26 @@ def test_what_holds_or_cannot_be_told_is_never_broken(case: str) -> None:
 
 
 BROKEN = {
+    "a field that a dataclass does not have": (
+        f"{USES}MoreArgs(speed=1)",
+        ARGS + MORE,
+        "TypeError unsloth_zoo.MoreArgs",
+    ),
+    "a field that the constructor leaves out": (
+        f"{USES}MoreArgs(old=1)",
+        ARGS + MORE,
+        "TypeError unsloth_zoo.MoreArgs",
+    ),
+    "a key of a dictionary that is unpacked": (
+        f"{USES}def f():\n    d = dict(seed=1)\n    d['speed'] = 2\n    Args(**d)\nf()",
+        ARGS + MORE,
+        "TypeError unsloth_zoo.Args",
+    ),
+    "a key of a display that is unpacked": (
+        "from unsloth_zoo import f\nf(**{'a': 1, 'b': 2})",
+        "def f(a): pass",
+        "TypeError unsloth_zoo.f",
+    ),
     "a name beside those that a getattr lists": (
         "from unsloth_zoo import a",
         "__getattr__ = deprecate(__name__, rename={'b': (c, '5')})",
