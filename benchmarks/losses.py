@@ -9,9 +9,11 @@ hits all. The first of two untimed runs is held against float64.
 A contender whose package is absent or that fails is listed with the reason. Times are CPU times on
 a CPU (one thread unless ``--threads`` says otherwise), of a process that keeps the memory it freed:
 otherwise a run takes the longer, the more pages the system has to find and zero for it. Memory is
-that of a process that does not. The floor is what the products of the tokens
-that count take at the best rate measured in the same run: 2 products with a frozen head, 3 with a
-trainable one; on a CPU without bfloat16 instructions that is the float32 rate. Memory is the peak
+that of a process that does not. The floor is what the products of the tokens that count take: 2
+products with a frozen head, 3 with a trainable one; on a CPU without bfloat16 instructions at the
+float32 rate. A shared machine's rate changes by a fifth within seconds, so each run is held against
+the better of the rates measured directly before and after it ("x floor", the median over the runs,
+and its spread), and the median time against the best rate of all ("x best"). Memory is the peak
 above the start, less the gradients that are asked for.
 """
 
@@ -214,6 +216,7 @@ class Contender:
         self, name: str, folder: Path, case: Case, threads: int, more: dict[str, str] | None = None
     ) -> None:
         self.name, self.runs, self.failure = name, list[dict[str, float]](), ""
+        self.rates = list[float]()
         self.log = (folder / f"{name}.log").open("w+")
         command = [sys.executable, __file__, "--serve", name, "--folder", str(folder)]
         command += ["--case", json.dumps(vars(case)), "--threads", str(threads)]
@@ -222,8 +225,8 @@ class Contender:
             cwd=folder, env={**os.environ, **(more or {})},
         )  # fmt: skip
 
-    def run(self) -> None:
-        """Run once, unless it has failed before."""
+    def run(self, rate: float = 0.0) -> None:
+        """Run once, unless it has failed before; ``rate`` is the one measured just before."""
         assert self.process.stdin is not None and self.process.stdout is not None
         if self.failure:
             return
@@ -234,6 +237,7 @@ class Contender:
             line = ""
         if line:
             self.runs.append(json.loads(line))
+            self.rates.append(rate)
         else:
             self.process.wait()
             self.log.seek(0)
@@ -248,20 +252,33 @@ class Contender:
         """Most memory of a run after the warm-up, in MiB."""
         return max((run["beyond"] for run in self.runs[1:]), default=0.0) / MIB
 
-    def result(self, floor: float, beyond: float) -> dict[str, Any]:
-        """Summarise the runs that follow the warm-ups."""
+    def ran_at(self, rate: float) -> None:
+        """Take the rate that was measured after a run where it is the better one."""
+        if self.rates:
+            self.rates[-1] = max(self.rates[-1], rate)
+
+    def result(self, flops: float, beyond: float) -> dict[str, Any]:
+        """Summarise the runs that follow the warm-ups; ``flops`` is what the floor counts."""
         self.end()
         timed = self.runs[WARM_UPS:]
         if self.failure or not timed:
             return {"contender": self.name, "skipped": self.failure}
         timing = Timing.of([run["seconds"] for run in timed])
+        over = Timing.of(
+            [
+                run["seconds"] * rate / flops
+                for run, rate in zip(timed, self.rates[WARM_UPS:], strict=True)
+            ]
+        )
         errors = {key: value for key, value in self.runs[0].items() if key.endswith("error")}
         return {
             "contender": self.name,
             "seconds": timing.median,
             "least": timing.least,
             "most": timing.most,
-            "floor": timing.median / floor,
+            "floor": over.median,
+            "floor_least": over.least,
+            "floor_most": over.most,
             "beyond_mib": beyond,
             **errors,
         }
@@ -292,19 +309,23 @@ def compare(case: Case, names: list[str], rounds: int, threads: int) -> dict[str
         contenders = [Contender(name, *given, more) for name in names]
         for turn in turns(contenders, rounds + WARM_UPS, device):
             for contender in turn:
-                contender.run()
+                contender.run(rates[-1])
+                if device.type == "cpu":
+                    rates.append(matmul_rate(flat, inputs["weight"], repeats=1))
+                    contender.ran_at(rates[-1])
             if device.type == "cuda":
                 turn[0].end()
-            rates.append(matmul_rate(flat, inputs["weight"], repeats=2))
-        unit = 2 * case.width * case.vocabulary / max(rates)
-        floor = unit * (scored + (1 if case.frozen else 2) * graded)
+                rates.append(matmul_rate(flat, inputs["weight"], repeats=2))
+        products = scored + (1 if case.frozen else 2) * graded
+        flops = 2 * case.width * case.vocabulary * products
         return {
             "case": vars(case),
             "matmul_tflops": max(rates) / 1e12,
-            "floor_seconds": floor,
+            "slowest_tflops": min(rates) / 1e12,
+            "floor_seconds": flops / max(rates),
             "rows": {"scored": scored, "graded": graded},
             "results": [
-                each.result(floor, lone[each.name] if lone else each.beyond())
+                each.result(flops, lone[each.name] if lone else each.beyond())
                 for each in contenders
             ],
         }
@@ -355,16 +376,19 @@ def show(outcome: dict[str, Any]) -> None:
     """Print one case as a table."""
     case = Case(**outcome["case"])
     print(f"\n{case.name}: {outcome['rows']}, floor {1000 * outcome['floor_seconds']:.0f} ms")
-    print(f"{'':12} {'ms':>8} {'x floor':>8} {'spread':>13} {'MiB':>6}  errors: loss, dH, dW")
+    print(
+        f"{'':12} {'ms':>8} {'x floor':>8} {'spread':>10} {'x best':>7} {'MiB':>6}  errors: loss, dH, dW"
+    )
     for each in outcome["results"]:
         if "skipped" in each:
             print(f"{each['contender']:12} skipped: {each['skipped']}")
             continue
-        spread = f"{1000 * each['least']:.0f}-{1000 * each['most']:.0f}"
+        spread = f"{each['floor_least']:.2f}-{each['floor_most']:.2f}"
+        best = each["seconds"] / outcome["floor_seconds"]
         errors = " ".join(f"{each[key]:.1e}" for key in each if key.endswith("error"))
         print(
             f"{each['contender']:12} {1000 * each['seconds']:8.0f} {each['floor']:8.2f} "
-            f"{spread:>13} {each['beyond_mib']:6.0f}  {errors}"
+            f"{spread:>10} {best:7.2f} {each['beyond_mib']:6.0f}  {errors}"
         )
 
 
