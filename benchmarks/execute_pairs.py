@@ -4,7 +4,8 @@
 
 PYTHON is the interpreter of an environment that has everything else, such as the one that
 ``uv pip install --exclude-newer DAY unsloth unsloth_zoo`` makes. The two releases under test are put
-in front of it, each pair runs in a process of its own (`pair_step`), and a row is printed for each.
+in front of it, each pair runs in a process of its own (`grpoenv.campaign._unsloth_grpo`), and a row
+is printed for each.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from grpoenv.campaign import _unsloth_grpo
+
 LIMIT_S = 3600
 SWITCHES = {
     "UNSLOTH_COMPILE_DISABLE": "1",
@@ -24,7 +27,6 @@ SWITCHES = {
     "WANDB_DISABLED": "true",
     "CUDA_VISIBLE_DEVICES": "",
 }
-STEP = Path(__file__).with_name("pair_step.py")
 
 
 def main() -> None:
@@ -52,7 +54,7 @@ def executed(python: Path, unsloth: str, zoo: str) -> dict[str, object]:
         path = f"{tools}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, **SWITCHES, "PYTHONPATH": str(site), "PATH": path}
         done = subprocess.run(
-            [python, STEP],
+            [python, _unsloth_grpo.__file__],
             check=False,
             cwd=work,
             env=environment,

@@ -40,32 +40,31 @@ WORDS = [
 ]
 SPECIAL = ["<pad>", "<eos>", "<unk>"]
 PROMPTS = ["the cat sat on", "a dog ran under the big red tree"]
+STRONG = {"learning_rate": 1e-3, "beta": 0.04}
+"""Options under which three steps move the model, and the divergence from where it was is told."""
+SIZES = {
+    "vocab_size": len(SPECIAL) + len(WORDS),
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": None,
+    "tie_word_embeddings": False,
+}
 
 
-def make_model(folder: Path, model_type: str = "qwen2", **options: Any) -> Any:
-    """Save a random model into ``folder`` and return a tokenizer of its words."""
+def tokenizer_of_words() -> Any:
+    """Return a tokenizer that knows the words, and nothing else."""
     tokenizers = importlib.import_module("tokenizers")
     transformers = importlib.import_module("transformers")
     vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    sizes = {
-        "vocab_size": len(vocabulary),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "initializer_range": 0.2,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "bos_token_id": None,
-        "tie_word_embeddings": False,
-    }
-    importlib.import_module("torch").manual_seed(0)
-    config = transformers.AutoConfig.for_model(model_type, **{**sizes, **options})
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -74,6 +73,15 @@ def make_model(folder: Path, model_type: str = "qwen2", **options: Any) -> Any:
         padding_side="left",
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def make_model(folder: Path, model_type: str = "qwen2", **options: Any) -> Any:
+    """Save a random model into ``folder`` and return a tokenizer of its words."""
+    transformers = importlib.import_module("transformers")
+    importlib.import_module("torch").manual_seed(0)
+    config = transformers.AutoConfig.for_model(model_type, **{**SIZES, **options})
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return tokenizer_of_words()
 
 
 def reward(completions: list[str], **_: object) -> list[float]:
@@ -96,25 +104,10 @@ def train(
     datasets, trl = importlib.import_module("datasets"), importlib.import_module("trl")
     torch = importlib.import_module("torch")
     tokenizer = make_model(folder / "model", **(model or {}))
-    options = {
-        "output_dir": str(folder / "out"),
-        "per_device_train_batch_size": 4,
-        "num_generations": 4,
-        "max_completion_length": 8,
-        "max_steps": 3,
-        "learning_rate": 1e-3,
-        "beta": 0.04,
-        "logging_steps": 1,
-        "report_to": [],
-        "use_cpu": not torch.cuda.is_available(),
-        "bf16": False,
-        "save_strategy": "no",
-        "disable_tqdm": True,
-    }
     torch.manual_seed(0)
     made = trl.GRPOTrainer(
         model=str(folder / "model"),
-        args=trl.GRPOConfig(**{**options, **config}),
+        args=trl.GRPOConfig(**{**three_steps(folder / "out"), **STRONG, **config}),
         reward_funcs=reward,
         processing_class=tokenizer,
         train_dataset=datasets.Dataset.from_dict({"prompt": PROMPTS * 8}),
@@ -122,6 +115,23 @@ def train(
     )
     made.train()
     return [row for row in made.state.log_history if "loss" in row]
+
+
+def three_steps(folder: Path) -> dict[str, Any]:
+    """Return the options of GRPOConfig for three steps that are logged, and else all as it comes."""
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 4,
+        "num_generations": 4,
+        "max_completion_length": 8,
+        "max_steps": 3,
+        "logging_steps": 1,
+        "report_to": [],
+        "use_cpu": not importlib.import_module("torch").cuda.is_available(),
+        "bf16": False,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
 
 
 def main(folder: Path) -> None:

@@ -5,6 +5,7 @@ is not there (see ``_made_up_gpu``). It stands alone: it is run by its path, by 
 test. Prints one JSON object; of a failure the exception, and the files that led to it.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -15,20 +16,26 @@ from typing import Any
 
 def main(names: list[str]) -> dict[str, Any]:
     """Import ``names`` in this order and say how it went."""
+    made_up = names[0] == "--made-up-gpu"
+    names = names[1:] if made_up else names
     try:
-        if names[0] == "--made-up-gpu":
-            names = names[1:]
-            sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-            importlib.import_module("_made_up_gpu").pretend()
-            sys.path.pop(0)
-        for name in names:
-            module, _, attribute = name.partition(":")
-            found = importlib.import_module(module)
-            if attribute:
-                getattr(found, attribute)
+        with _made_up_gpu() if made_up else contextlib.nullcontext():
+            for name in names:
+                module, _, attribute = name.partition(":")
+                found = importlib.import_module(module)
+                if attribute:
+                    getattr(found, attribute)
     except BaseException as error:  # noqa: BLE001 - whatever stops an import is the answer
         return describe(error)
     return {"imported": names}
+
+
+def _made_up_gpu() -> contextlib.AbstractContextManager[None]:
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    module = importlib.import_module("_made_up_gpu")
+    sys.path.pop(0)
+    made_up: contextlib.AbstractContextManager[None] = module.made_up_gpu()
+    return made_up
 
 
 def describe(error: BaseException) -> dict[str, Any]:

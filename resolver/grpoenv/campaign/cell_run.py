@@ -25,7 +25,7 @@ from typing import Any
 from packaging.version import Version
 
 from grpoenv import _tiny_grpo
-from grpoenv.campaign import _entry_points, _link
+from grpoenv.campaign import _entry_points, _link, _unsloth_grpo
 from grpoenv.campaign.blame import blame, undeclared
 from grpoenv.campaign.cell import CellFailure, CellResult, CellTask
 from grpoenv.campaign.environment import NotHere, make_environment
@@ -42,12 +42,19 @@ _ENTRY_POINTS = {
     "trl": ("trl:GRPOConfig", "trl:GRPOTrainer"),
     "unsloth": ("unsloth", "unsloth:FastLanguageModel", "trl:GRPOConfig", "trl:GRPOTrainer"),
 }
-_CPU_SWITCH_SINCE = Version("2026.6.1")
-"""The zoo from which on UNSLOTH_ALLOW_CPU lets unsloth be imported without a GPU."""
+_CPU_SWITCH_SINCE = Version("2026.8.16")
+"""The unsloth from which on UNSLOTH_ALLOW_CPU lets it be imported without a GPU.
+
+Its zoo knows the switch from 2026.6.1 on, but unsloth went on to ask torch for the capability.
+"""
 _ERROR_LENGTH = 500
 _CHANGES_MACHINE = ("ldconfig", "pip", "pip3", "uv", "sudo")
 _SWITCH_NOTE = "with UNSLOTH_ALLOW_CPU=1, which leaves trl's trainers as they are"
 _MADE_UP_NOTE = "with an A100 made up for the import, as unsloth demands a GPU"
+_STRONG_OPTIONS = json.dumps(_tiny_grpo.STRONG)
+_UNCOMPILED = {"UNSLOTH_COMPILE_DISABLE": "1", "TORCHDYNAMO_DISABLE": "1"}
+_OF_NO_GPU = re.compile(rf"{NO_GPU}|NVIDIA driver|compiled with CUDA|SimpleNamespace")
+"""What a failure says that the missing or made-up GPU is to blame for, and no package."""
 
 
 class _Stopped(Exception):
@@ -190,7 +197,7 @@ def _import_it(cell: _Cell) -> None:
     if "vllm" in task.versions:
         names.append("vllm")
     if task.runtime == "unsloth" and cell.gpu.answer is not Answer.YES:
-        if Version(task.versions["unsloth-zoo"]) >= _CPU_SWITCH_SINCE:
+        if Version(task.versions["unsloth"]) >= _CPU_SWITCH_SINCE:
             variables, note = {"UNSLOTH_ALLOW_CPU": "1"}, _SWITCH_NOTE
         else:
             names, note = ["--made-up-gpu", *names], _MADE_UP_NOTE
@@ -208,25 +215,62 @@ def _import_it(cell: _Cell) -> None:
 
 def _train(cell: _Cell) -> None:
     """Train a tiny model, and hold the fast loss of grpoenv's runtime against the slow one."""
-    if cell.task.runtime == "unsloth" and cell.gpu.answer is not Answer.YES:
-        return  # unsloth trains on a GPU
-    run = cell.run("train", [cell.python, "-I", _tiny_grpo.__file__, cell.folder / "home" / "grpo"])
-    answer = _last_object(cell.log)
-    if run.status != 0 or not answer.get("kl"):
-        if not run.stopped and NO_GPU in cell.log.read_text("utf-8", "replace"):
-            cell.blocked = "its trainer asks Triton for a GPU"
-            return
-        cell.fail(Level.TRAINED, "train", run.stopped or _end_of(run, cell.log))
-        raise _Stopped
+    made_up = cell.task.runtime == "unsloth" and cell.gpu.answer is not Answer.YES
+    answer, how = _train_by_unsloth(cell) if made_up else _train_by_trl(cell)
+    if cell.blocked:
+        return
     figures = [*answer["kl"], *answer["loss"]]
     if not all(map(math.isfinite, figures)) or abs(answer["kl"][0]) > KL_LIMIT:
         cell.fail(Level.TRAINED, "train", f"KL {answer['kl']}, loss {answer['loss']}")
         raise _Stopped
     _compare_losses(cell)
     level = Level.GPU if answer.get("device") == "cuda" else Level.TRAINED
-    kl = answer["kl"][0]
-    note = f"{len(answer['kl'])} GRPO steps of a tiny model, KL at step 1 is {kl:g}"
-    cell.notes[level] = f"{note}; the fast loss equals the slow one"
+    steps = f"{len(answer['kl'])} GRPO steps of a tiny model{how}"
+    cell.notes[level] = (
+        f"{steps}, KL at step 1 is {answer['kl'][0]:g}; the fast loss equals the slow one"
+    )
+
+
+def _train_by_trl(cell: _Cell) -> tuple[dict[str, Any], str]:
+    """Train with trl's own trainer; return the figures, and how where it was no plain run."""
+    folder = cell.folder / "home" / "grpo"
+    command = [str(cell.python), "-I", _tiny_grpo.__file__, str(folder)]
+    run, how = cell.run("train", command), ""
+    if run.status > 0 and not run.stopped and NO_GPU in cell.log.read_text("utf-8", "replace"):
+        run = cell.run("interpret", command, TRITON_INTERPRET="1")
+        how = ", its Triton kernels in Triton's interpreter"
+    answer = _last_object(cell.log)
+    if run.status != 0 or not answer.get("kl"):
+        if how and not run.stopped:
+            cell.blocked = "its trainer asks Triton for a GPU"
+            return {}, how
+        cell.fail(Level.TRAINED, "train", run.stopped or _end_of(run, cell.log))
+        raise _Stopped
+    return answer, how
+
+
+def _train_by_unsloth(cell: _Cell) -> tuple[dict[str, Any], str]:
+    """Train on the CPU with the trainer that unsloth writes where it sees a GPU, a made-up one."""
+    command = [str(cell.python), "-I", _unsloth_grpo.__file__, _STRONG_OPTIONS]
+    run = cell.run("train", command, **_UNCOMPILED)
+    answer = _last_object(cell.log)
+    steps = answer.get("grpo", answer)
+    how = (
+        " under LoRA with the trainer that unsloth wrote, uncompiled on the CPU, after an A100 made "
+        "up for the import (no model or kernel of unsloth's own ran)"
+    )
+    if steps.get("kl") and None not in steps["kl"]:
+        return steps, how
+    error = run.stopped or _end_of(run, cell.log)
+    if steps.get("outcome") == "not generated":
+        error = "unsloth left trl's GRPOTrainer as it is"
+    elif "exception" in steps:
+        error = f"{steps['exception']}: {steps['message']} ({steps['at']})"
+    if _OF_NO_GPU.search(error):
+        cell.blocked = f"there is no GPU, only a made-up one: {_printable(error)}"
+        return {}, how
+    cell.fail(Level.TRAINED, "train with an A100 made up for the import", error)
+    raise _Stopped
 
 
 def _compare_losses(cell: _Cell) -> None:

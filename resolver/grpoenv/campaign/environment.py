@@ -32,6 +32,7 @@ _PATIENCE_S = 1800.0
 _OF_THE_LOCK = re.compile(r"does not have (the hash that|what) the lock")
 """What uv's failures tell of a lock; all others are of this machine, its disk or its network."""
 _TORCH = NormalizedName("torch")
+_TRITON = NormalizedName("triton")
 
 
 class NotHere(Exception):
@@ -76,7 +77,7 @@ def _install(lock: Lock, python: Path, folder: Path) -> None:
     changes = [
         Change(pin, None, pin.cpu.version if pin.cpu and with_cpu else pin.version, pin.size_bytes)
         for pin in lock.pins.values()
-        if not (with_cpu and pin.cuda_only)
+        if not (with_cpu and pin.cuda_only) or pin.name == _TRITON  # its interpreter needs no GPU
     ]
     own = build_own_wheel(folder)
     digest = hashlib.sha256(own.read_bytes()).hexdigest()
