@@ -77,11 +77,12 @@ def tokenizer_of_words() -> Any:
 
 def make_model(folder: Path, model_type: str = "qwen2", **options: Any) -> Any:
     """Save a random model into ``folder`` and return a tokenizer of its words."""
+    tokenizer = tokenizer_of_words()
     transformers = importlib.import_module("transformers")
     importlib.import_module("torch").manual_seed(0)
     config = transformers.AutoConfig.for_model(model_type, **{**SIZES, **options})
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return tokenizer_of_words()
+    return tokenizer
 
 
 def reward(completions: list[str], **_: object) -> list[float]:

@@ -20,7 +20,7 @@ form ``# key=value`` under a pin carry what a plan needs to know without a netwo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,12 +31,19 @@ from packaging.version import InvalidVersion, Version
 from grpoenv.errors import InputError
 from grpoenv.reading import read_text
 
-__all__ = ["CpuBuild", "Lock", "Pin", "parse_lock", "read_lock", "render_lock"]
+__all__ = ["LOCK_LIMIT_BYTES", "CpuBuild", "Lock", "Pin", "parse_lock", "read_lock", "render_lock"]
 
-_LIMIT_BYTES = 4 * 1024 * 1024
-_PIN = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[^\s;\\]+)(?P<more> \\)?")
-_HASH = re.compile(r"    --hash=(?P<hash>sha256:[0-9a-f]{64})(?P<more> \\)?")
-_NOTE = re.compile(r"    # (?P<key>[a-z-]+)=(?P<value>\S+)")
+LOCK_LIMIT_BYTES = 4 * 1024 * 1024
+_PIN_STARTS = re.compile(r"\n(?=[^\s#])")
+_SAYS_NOTHING = re.compile(r"\n(?:#.*|\s*)$", re.MULTILINE)
+_HEAD = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[^\s;\\]+)(?: \\)?")
+_HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}(?: \\)?")
+_NOTE = re.compile(r"    # [a-z-]+=\S+")
+_PIN = re.compile(
+    r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[^\s;\\]+)"
+    r"(?P<hashes>(?: \\\n    --hash=sha256:[0-9a-f]{64})+)"
+    r"(?P<notes>(?:\n    # [a-z-]+=\S+)*)"
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class Lock:
 
 def read_lock(path: Path) -> Lock:
     """Read and check the lock at ``path``; raises InputError with file and line."""
-    return parse_lock(read_text(path, limit_bytes=_LIMIT_BYTES), path=path)
+    return parse_lock(read_text(path, limit_bytes=LOCK_LIMIT_BYTES), path=path)
 
 
 def parse_lock(text: str, *, path: Path) -> Lock:
@@ -89,13 +96,18 @@ def parse_lock(text: str, *, path: Path) -> Lock:
     Raises InputError with file and line for anything that is not of the form above.
     """
     pins: dict[NormalizedName, Pin] = {}
-    for line, block in _blocks(text, path):
+    head, *blocks = _PIN_STARTS.split("\n" + text)
+    for number, line in enumerate(head.split("\n")):
+        if _says_something(line):
+            raise InputError(f"{line!r} belongs to no pin", path=path, line=number)
+    for number, block in enumerate(blocks):
         try:
-            pin = _known_pin(tuple(block))
+            pin = _known_pin(block)
         except InputError:
-            pin = _parse_pin(block, path, line)
+            pin = _parse_pin(block, path, _first_line(head, blocks[:number]))
         if pin.name in pins:
-            raise InputError(f"{pin.name} is pinned twice", path=path, line=line)
+            line_number = _first_line(head, blocks[:number])
+            raise InputError(f"{pin.name} is pinned twice", path=path, line=line_number)
         pins[pin.name] = pin
     if not pins:
         raise InputError("pins nothing", path=path, line=1)
@@ -119,55 +131,57 @@ def render_lock(pins: Iterable[Pin], *, header: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _blocks(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield each pin's lines with the number of its first line."""
-    first, block = 0, list[str]()
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        if not line.startswith(" "):
-            if block:
-                yield first, block
-            first, block = number, []
-        elif not block:
-            raise InputError(f"{line!r} belongs to no pin", path=path, line=number)
-        block.append(line)
-    if block:
-        yield first, block
+def _first_line(head: str, blocks: Sequence[str]) -> int:
+    """Return the number of the line that follows ``head`` and ``blocks``."""
+    return 1 + head.count("\n") + sum(block.count("\n") + 1 for block in blocks)
+
+
+def _says_something(line: str) -> bool:
+    return bool(line.strip()) and not line.startswith("#")
 
 
 @cache
-def _known_pin(block: tuple[str, ...]) -> Pin:
+def _known_pin(block: str) -> Pin:
     """Return the pin that ``block`` states: most of a lock stands in many others, word for word."""
-    return _parse_pin(list(block), Path(), 0)
+    return _parse_pin(block, Path(), 0)
 
 
-def _parse_pin(block: list[str], path: Path, first: int) -> Pin:
-    head = _PIN.fullmatch(block[0])
-    if not head:
-        raise InputError(_why_no_pin(block[0]), path=path, line=first)
+def _parse_pin(block: str, path: Path, first: int) -> Pin:
+    pin = _PIN.fullmatch(_SAYS_NOTHING.sub("", block))
+    if not pin:
+        raise _why_no_pin(block, path, first)
     try:
-        version = Version(head["version"])
+        version = Version(pin["version"])
     except InvalidVersion as error:
-        raise InputError(f"{head['version']!r} is no version", path=path, line=first) from error
-    hashes, notes = list[str](), dict[str, str]()
-    expects_hash = bool(head["more"])
-    for number, line in enumerate(block[1:], start=first + 1):
-        if expects_hash and (match := _HASH.fullmatch(line)):
-            hashes.append(match["hash"])
-            expects_hash = bool(match["more"])
-        elif not expects_hash and (match := _NOTE.fullmatch(line)):
-            notes[match["key"]] = match["value"]
-        else:
-            wanted = "a --hash=sha256:… line" if expects_hash else "a '# key=value' line"
-            raise InputError(f"expected {wanted}, found {line.strip()!r}", path=path, line=number)
-    if not hashes:
-        raise InputError(
-            f"{head['name']}=={version} has no hash; a lock installs nothing unhashed",
-            path=path,
-            line=first,
-        )
-    return _with_notes(canonicalize_name(head["name"]), version, tuple(hashes), notes, path, first)
+        raise InputError(f"{pin['version']!r} is no version", path=path, line=first) from error
+    hashes = tuple(line.rpartition("=")[2] for line in pin["hashes"].split(" \\\n")[1:])
+    notes = dict(line[6:].split("=", 1) for line in pin["notes"].split("\n")[1:])
+    return _with_notes(canonicalize_name(pin["name"]), version, hashes, notes, path, first)
+
+
+def _why_no_pin(block: str, path: Path, first: int) -> InputError:
+    """Return the error for the first line of ``block`` that is not as a pin has it."""
+    head, *others = block.split("\n")
+    if head.startswith("-"):
+        option = head.split()[0].split("=")[0]
+        told = f"{option} does not belong in a lock: it holds pins and hashes, no options"
+        return InputError(told, path=path, line=first)
+    if not _HEAD.fullmatch(head):
+        told = f"expected name==version, found {head.strip()!r}"
+        return InputError(told, path=path, line=first)
+    expects_hash = head.endswith("\\")
+    for number, line in enumerate(others, start=first + 1):
+        if _says_something(line):
+            if not (_HASH if expects_hash else _NOTE).fullmatch(line):
+                wanted = "a --hash=sha256:… line" if expects_hash else "a '# key=value' line"
+                told = f"expected {wanted}, found {line.strip()!r}"
+                return InputError(told, path=path, line=number)
+            expects_hash = line.endswith("\\")
+    pin = head.removesuffix(" \\")
+    told = f"{pin} has no hash; a lock installs nothing unhashed"
+    if expects_hash and others:
+        told = f"{pin}: nothing follows the last backslash"
+    return InputError(told, path=path, line=first)
 
 
 def _with_notes(
@@ -193,10 +207,3 @@ def _with_notes(
     if cpu and cpu.hash not in hashes:
         raise InputError(f"{name}: cpu-hash is none of its hashes", path=path, line=line)
     return Pin(name, version, hashes, size, cpu, "only" in notes)
-
-
-def _why_no_pin(line: str) -> str:
-    if line.startswith("-"):
-        option = line.split()[0].split("=")[0]
-        return f"{option} does not belong in a lock: it holds pins and hashes, no options"
-    return f"expected name==version, found {line.strip()!r}"

@@ -104,13 +104,8 @@ def _addition(table: Table) -> Addition:
 
 def _target(table: Table) -> Target:
     target = Target(
-        python=table.take("python", matching(r"3\.\d{1,2}", "a Python version such as 3.11")),
-        platform=table.take(
-            "platform",
-            matching(
-                rf"[a-z0-9_]+-manylinux_2_\d+|{WINDOWS}", "a platform such as x86_64-manylinux_2_28"
-            ),
-        ),
+        python=table.take("python", _python),
+        platform=table.take("platform", _platform),
         lock=table.take("lock", _relative_path),
         sha256=table.take("sha256", _sha256),
         lacks=table.take_or("lacks", list_of(_package), ()),
@@ -173,6 +168,10 @@ def _break(table: Table) -> Break:
     return break_
 
 
+_python = matching(r"3\.\d{1,2}", "a Python version such as 3.11")
+_platform = matching(
+    rf"[a-z0-9_]+-manylinux_2_\d+|{WINDOWS}", "a platform such as x86_64-manylinux_2_28"
+)
 _sha256 = matching(r"[0-9a-f]{64}", "a SHA-256 in hexadecimal")
 
 

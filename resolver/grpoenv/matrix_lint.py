@@ -9,8 +9,9 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from grpoenv.errors import InputError
-from grpoenv.lockfile import Lock, read_lock
+from grpoenv.lockfile import LOCK_LIMIT_BYTES, Lock, parse_lock
 from grpoenv.matrix import Level, Matrix, Stack, Target
+from grpoenv.reading import read_text
 
 __all__ = ["lint"]
 
@@ -39,14 +40,15 @@ def _lint_target(matrix: Matrix, stack: Stack, target: Target, path: Path) -> It
             f"names lock {target.lock}, which is not there", path=matrix.path, field=where
         )
         return
-    if hashlib.sha256(path.read_bytes()).hexdigest() != target.sha256:
-        yield InputError(
-            f"is not the file whose sha256 the matrix has; write it anew: grpoenv matrix lock "
-            f"{stack.id}",
-            path=path,
-        )
     try:
-        lock = read_lock(path)
+        text = read_text(path, limit_bytes=LOCK_LIMIT_BYTES)
+        if hashlib.sha256(text.encode()).hexdigest() != target.sha256:
+            yield InputError(
+                f"is not the file whose sha256 the matrix has; write it anew: grpoenv matrix lock "
+                f"{stack.id}",
+                path=path,
+            )
+        lock = parse_lock(text, path=path)
     except InputError as error:
         yield error
         return

@@ -33,6 +33,7 @@ __all__ = [
 
 _T = TypeVar("_T")
 _Path = tuple["str | int", ...]
+_CONTROL = re.compile(r"[\0-\x1f]")
 
 
 def load_values(path: Path, *, limit_bytes: int) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def load_values(path: Path, *, limit_bytes: int) -> dict[str, Any]:
 def root_table(path: Path, *, limit_bytes: int) -> Table:
     """Return the TOML document at ``path`` as a table; raises InputError with file and line."""
     source = read_text(path, limit_bytes=limit_bytes)
-    return Table(_parse(source, path), (), path, _lines(source))
+    return Table(_parse(source, path), (), path, source)
 
 
 def _parse(source: str, path: Path) -> dict[str, Any]:
@@ -66,20 +67,18 @@ def _parse(source: str, path: Path) -> dict[str, Any]:
 class Table:
     """A table whose keys are taken one by one; what is left in the end is unknown."""
 
-    def __init__(
-        self, data: Mapping[str, object], where: _Path, path: Path, lines: dict[_Path, int]
-    ) -> None:
+    def __init__(self, data: Mapping[str, object], where: _Path, path: Path, source: str) -> None:
         self._data = dict(data)
         self._where = where
         self._path = path
-        self._lines = lines
+        self._source = source
 
     def error(self, key: str, message: str) -> InputError:
         """Return the error for ``key`` of this table."""
         where: _Path = (*self._where, key) if key else self._where
+        lines = _lines(self._source)
         line = next(
-            (self._lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in self._lines),
-            None,
+            (lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in lines), None
         )
         return InputError(message, path=self._path, line=line, field=_dotted(where))
 
@@ -100,14 +99,14 @@ class Table:
     def table(self, key: str) -> Table:
         """Remove ``key``, which has to be a table, and return it."""
         value = self.take(key, _mapping)
-        return Table(value, (*self._where, key), self._path, self._lines)
+        return Table(value, (*self._where, key), self._path, self._source)
 
     def tables(self, key: str) -> list[Table]:
         """Remove ``key``, an array of tables, and return these; an absent one is empty."""
         none: tuple[Mapping[str, object], ...] = ()
         rows = self.take_or(key, list_of(_mapping), none)
         return [
-            Table(row, (*self._where, key, number), self._path, self._lines)
+            Table(row, (*self._where, key, number), self._path, self._source)
             for number, row in enumerate(rows)
         ]
 
@@ -140,7 +139,7 @@ def text(value: object) -> str:
     """Return ``value`` if it is a text that is not blank and holds no control character."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"expected a text, found {value!r}")
-    if any(ord(character) < 32 for character in value):
+    if _CONTROL.search(value):
         raise ValueError(f"holds a control character: {value!r}")
     return value
 
@@ -178,9 +177,10 @@ def one_of(allowed: tuple[str, ...] | list[str]) -> Callable[[object], str]:
 
 def matching(pattern: str, wanted: str) -> Callable[[object], str]:
     """Return a parser of texts that ``pattern`` matches; ``wanted`` says so in words."""
+    compiled = re.compile(pattern)
 
     def parse(value: object) -> str:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        if not isinstance(value, str) or not compiled.fullmatch(value):
             raise ValueError(f"expected {wanted}, found {value!r}")
         return value
 

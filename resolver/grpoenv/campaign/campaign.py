@@ -13,12 +13,11 @@ from grpoenv.campaign.engines import Engine
 from grpoenv.campaign.journal import open_journal
 from grpoenv.campaign.limits import Limits
 from grpoenv.errors import InputError
+from grpoenv.lockfile import LOCK_LIMIT_BYTES
 from grpoenv.matrix import Level, Matrix, Stack, Target
 from grpoenv.reading import read_text
 
 __all__ = ["cell_tasks", "run_campaign"]
-
-_LOCK_LIMIT_BYTES = 4 * 2**20
 
 
 def cell_tasks(
@@ -59,7 +58,7 @@ def _task(stack: Stack, target: Target, data: DataPaths, upto: Level, limits: Li
         runtime=stack.runtime,
         python=target.python,
         platform=target.platform,
-        lock=read_text(data.locks / target.lock, limit_bytes=_LOCK_LIMIT_BYTES),
+        lock=read_text(data.locks / target.lock, limit_bytes=LOCK_LIMIT_BYTES),
         sha256=target.sha256,
         as_of=str(stack.as_of),
         upto=str(upto),

@@ -261,16 +261,20 @@ def _train_by_unsloth(cell: _Cell) -> tuple[dict[str, Any], str]:
     )
     if steps.get("kl") and None not in steps["kl"]:
         return steps, how
-    error = run.stopped or _end_of(run, cell.log)
-    if steps.get("outcome") == "not generated":
-        error = "unsloth left trl's GRPOTrainer as it is"
-    elif "exception" in steps:
-        error = f"{steps['exception']}: {steps['message']} ({steps['at']})"
+    error = run.stopped or _why_no_steps(steps) or _end_of(run, cell.log)
     if _OF_NO_GPU.search(error):
         cell.blocked = f"there is no GPU, only a made-up one: {_printable(error)}"
         return {}, how
     cell.fail(Level.TRAINED, "train with an A100 made up for the import", error)
     raise _Stopped
+
+
+def _why_no_steps(steps: Mapping[str, Any]) -> str:
+    if "exception" in steps:
+        return f"{steps['exception']}: {steps['message']} ({steps['at']})"
+    if steps.get("outcome") == "not generated":
+        return "unsloth left trl's GRPOTrainer as it is"
+    return "no divergence was logged" if "kl" in steps else ""
 
 
 def _compare_losses(cell: _Cell) -> None:
