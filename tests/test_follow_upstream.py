@@ -22,6 +22,8 @@ case "$*" in
     "matrix add "*none*) exit 4 ;;
     "matrix add "*) echo "$3" | sed 's/==/-/' ;;
     "matrix test trl-1.16"*) exit "$CONTROL_CODE" ;;
+    "matrix test "*) exit "$CANARY_CODE" ;;
+    "matrix lint") exit "$LINT_CODE" ;;
     "matrix show --json")
         echo '{"stacks": [{"id": "trl-bad", "targets": [{"failures": []}, {"failures": [{}]}]},'
         echo '{"id": "trl-good", "targets": [{"failures": []}]}]}' ;;
@@ -35,9 +37,12 @@ def release(version: str, yanked: str = "false") -> str:
 
 
 def follow(
-    folder: Path, new: str, *, known: str = release("old"), control: int = 0
+    folder: Path, new: str, *, known: str = release("old"), **codes: int
 ) -> tuple[int, list[str], str]:
-    """Run the script; return its exit code, how it called grpoenv, and its report."""
+    """Run the script, with the exit ``codes`` of control, canary and lint where they are not 0.
+
+    Returns its own, how it called grpoenv, and its report.
+    """
     program, releases, calls, report = (
         folder / name for name in ("grpoenv", "releases", "calls", "report")
     )
@@ -46,7 +51,9 @@ def follow(
     releases.write_text('{"schema": 1}\n' + known)
     places = {"GRPOENV": program, "CAMPAIGN": folder / "c", "CALLS": calls, "RELEASES": releases}
     environment = {name: str(place) for name, place in places.items()}
-    environment |= {**os.environ, **environment, "NEW": new, "CONTROL_CODE": str(control)}
+    for name in ("control", "canary", "lint"):
+        environment[f"{name.upper()}_CODE"] = str(codes.get(name, 0))
+    environment = {**os.environ, **environment, "NEW": new}
     done = subprocess.run([SCRIPT, report], env=environment, capture_output=True, text=True)
     text = report.read_text() if report.exists() else done.stderr
     seen = [line for line in calls.read_text().splitlines() if "show" not in line]
@@ -87,6 +94,20 @@ def test_a_new_stack_that_fails_is_recorded_and_told(tmp_path: Path) -> None:
     assert code == 1
     assert "matrix test trl-bad trl-good --python 3.11 --campaign /c/canary --record" in calls
     assert "    all of trl-bad\n" in report
+
+
+def test_a_canary_that_this_machine_cannot_take_further_is_no_failure(tmp_path: Path) -> None:
+    code, calls, report = follow(tmp_path, release("good"), canary=3)
+    assert (code, calls[-1]) == (0, "matrix lint")
+    assert "    all of trl-good\n" in report
+
+
+@pytest.mark.parametrize("codes", [{"canary": 4}, {"canary": 2}, {"lint": 1}])
+def test_a_change_that_something_went_wrong_with_is_not_reported(
+    tmp_path: Path, codes: dict[str, int]
+) -> None:
+    code, _, report = follow(tmp_path, release("good"), **codes)
+    assert (code, report) == (4, "")
 
 
 def test_nothing_is_concluded_where_the_control_does_not_hold(tmp_path: Path) -> None:
