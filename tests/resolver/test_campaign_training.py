@@ -38,7 +38,7 @@ def trained(
 ) -> Iterator[SimpleNamespace]:
     """Run the stacks of a depot with other scripts in the place of those that train."""
 
-    def run(runtime: str, script: str, unsloth: str = "2026.10.9") -> CellResult:
+    def run(runtime: str, script: str, *, vllm: bool = False) -> CellResult:
         path = tmp_path / "train.py"
         path.write_text(f"import json, os, sys\n{script}\n")
         name = "_tiny_grpo" if runtime == "trl" else "_unsloth_grpo"
@@ -48,10 +48,11 @@ def trained(
             depot.wheel("trl", "1.0", files={"trl/__init__.py": entry}),
             depot.wheel(
                 "unsloth",
-                unsloth,
+                "2026.10.9",
                 files={"unsloth/__init__.py": "class FastLanguageModel: pass\n"},
             ),
             depot.wheel("unsloth-zoo", "2026.8.1"),
+            *([depot.wheel("vllm", "1.0")] if vllm else []),
         ]
         depot.stack("one", pins, runtime=runtime)
         (task,) = cell_tasks(
@@ -102,8 +103,8 @@ def test_unsloth_trains_after_an_import_with_a_made_up_gpu_and_the_evidence_says
     )
     assert result.notes[Level.TRAINED] == (
         "3 GRPO steps of a tiny model under LoRA with the trainer that unsloth wrote, uncompiled on "
-        "the CPU, after an A100 made up for the import (no model or kernel of unsloth's own ran), "
-        "KL at step 1 is 0; the fast loss equals the slow one"
+        "the CPU in float32, after an A100 made up for the import (no model or kernel of unsloth's "
+        "own ran), KL at step 1 is 0; the fast loss equals the slow one"
     )
 
 
@@ -151,6 +152,24 @@ def test_what_stops_the_trainer_of_unsloth_is_a_failure_of_the_stack(
     result = trained.run("unsloth", printing(answer))
     (failure,) = result.failures
     assert (result.level, failure.level, failure.error) == (Level.IMPORTED, Level.TRAINED, error)
+
+
+@pytest.mark.parametrize(("kl", "level"), [(5e-4, Level.TRAINED), (5e-3, Level.IMPORTED)])
+def test_half_precision_may_round_the_divergence_and_no_more(
+    trained: SimpleNamespace, kl: float, level: Level
+) -> None:
+    steps = {"outcome": "runs", "loss": [0.1], "kl": [kl], "bf16": True}
+    result = trained.run("unsloth", printing({"outcome": "imports", "grpo": steps}))
+    assert result.level is level
+    assert "in bf16" in result.notes.get(Level.TRAINED, "in bf16")
+
+
+def test_an_extension_that_needs_the_driver_blocks_the_cell(trained: SimpleNamespace) -> None:
+    result = trained.run("unsloth", "", vllm=True)
+    assert (result.level, result.failures) == (Level.LINKED, ())
+    assert result.blocked == (
+        "vLLM's extension needs libcuda, which comes with the driver of a GPU"
+    )
 
 
 @pytest.mark.parametrize(

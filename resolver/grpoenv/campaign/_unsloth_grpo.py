@@ -62,7 +62,8 @@ def place(error: BaseException) -> str:
     own = [f for f in frames if any(p in Path(f.filename).parts for p in PACKAGES)]
     written = [f for f in frames if "unsloth_compiled_cache" in f.filename]
     frame = (written or own or frames)[-1]
-    return f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno}"
+    parts = Path(frame.filename).parts[-2 if written else -3 :]
+    return f"{'/'.join(parts)}:{frame.lineno}"
 
 
 def import_unsloth() -> dict[str, Any]:
@@ -123,7 +124,8 @@ def train(options: dict[str, Any]) -> dict[str, Any]:
         )
         trainer.train()
     steps = [row for row in trainer.state.log_history if "loss" in row]
-    return {name: [row.get(name) for row in steps] for name in ("loss", "kl")}
+    figures = {name: [row.get(name) for row in steps] for name in ("loss", "kl")}
+    return {**figures, "bf16": trainer.args.bf16}  # unsloth sets it for a model of float32, too
 
 
 if __name__ == "__main__":

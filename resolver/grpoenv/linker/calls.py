@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 from grpoenv.linker.arguments import Handed, handed
@@ -163,7 +164,13 @@ class Calls(Bindings):
             return Instance(callee)
         return UNKNOWN
 
-    def _known_call(self, node: ast.Call, callee: Value, arguments: list[Value]) -> Value | None:
+    def _known_call(
+        self,
+        node: ast.Call,
+        callee: Value,
+        arguments: list[Value],
+        keywords: Mapping[str | None, Value],
+    ) -> Value | None:
         """Return what is known of a call; in a default run no variable is set from outside.
 
         Nor is it one on another accelerator or on several of them.
@@ -174,7 +181,7 @@ class Calls(Bindings):
                     return self._variable(str(arguments[0].value), arguments[1:])
             if isinstance(callee, Function) and _ELSEWHERE.match(callee.node.name):
                 return Const(False)
-        return super()._known_call(node, callee, arguments)
+        return super()._known_call(node, callee, arguments, keywords)
 
     def _variable(self, name: str, otherwise: list[Value]) -> Value:
         default = otherwise[0] if otherwise else Const(None)

@@ -6,7 +6,7 @@ import ast
 import builtins
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -384,8 +384,7 @@ class Evaluator:
         else:
             callee = self.eval(node.func, frame)
         arguments = [self.eval(argument, frame) for argument in node.args]
-        for keyword in node.keywords:
-            self.eval(keyword.value, frame)
+        keywords = {keyword.arg: self.eval(keyword.value, frame) for keyword in node.keywords}
         if callee == _DICT and not arguments:
             return self._gathered([keyword.arg for keyword in node.keywords], frame)
         if isinstance(node.func, ast.Attribute):
@@ -394,7 +393,7 @@ class Evaluator:
                 return made
             if isinstance(holder, (Registry, Keywords)) and arguments:
                 return self._dictionary_method(holder, arguments, node, frame)
-        known = self._known_call(node, callee, arguments)
+        known = self._known_call(node, callee, arguments, keywords)
         return self.call(callee, node, frame) if known is None else known
 
     def _dictionary_method(
@@ -487,7 +486,13 @@ class Evaluator:
         }
         return known.get(path, ModuleRef(path))
 
-    def _known_call(self, node: ast.Call, callee: Value, arguments: list[Value]) -> Value | None:
+    def _known_call(
+        self,
+        node: ast.Call,
+        callee: Value,
+        arguments: list[Value],
+        keywords: Mapping[str | None, Value],
+    ) -> Value | None:
         """Return what one of the few functions gives whose answer the world knows."""
         if isinstance(callee, Function) and (stored := self._stored_answer(callee)) is not None:
             return stored
@@ -513,7 +518,8 @@ class Evaluator:
             return self._has(arguments[0], texts[0])
         if name == "builtins.getattr" and len(arguments) > 1 and texts:
             return self._get(arguments, texts[0])
-        return self._availability(callee, last, arguments, texts)
+        least = self._least_version(callee, keywords)
+        return self._availability(least, last, arguments, texts)
 
     def _stored_answer(self, function: Function) -> Const | None:
         """Return what ``def is_x_available(): return _x_available`` gives where that is certain.
@@ -535,13 +541,12 @@ class Evaluator:
         return Const(True) if isinstance(stored, Result) and stored.filled else None
 
     def _availability(
-        self, callee: Value, function: str, arguments: list[Value], texts: list[str]
+        self, least: Value | None, function: str, arguments: list[Value], texts: list[str]
     ) -> Value | None:
         if not function.startswith(("is_", "_is_")):  # told faster than by what follows
             return None
         if (match := _AVAILABLE.match(function)) and len(arguments) == len(texts) <= 1:
-            least = Const(texts[0]) if texts else self._least_version(callee)
-            return self._is_installed(match[1], least)
+            return self._is_installed(match[1], Const(texts[0]) if texts else least)
         if match := _VERSION_TEST.match(function):
             have = self.world.versions.get(canonicalize_name(match[1]))
             compare = texts[0] if len(texts) == 2 else "<=" if "less" in function else ">="
@@ -555,8 +560,11 @@ class Evaluator:
         have = self.world.versions.get(canonicalize_name(name))
         return Const(str(have)) if have is not None else UNKNOWN
 
-    def _least_version(self, callee: Value) -> Value | None:
-        """Return the default of ``def is_x_available(min_version=...)``, None without one."""
+    def _least_version(self, callee: Value, keywords: Mapping[str | None, Value]) -> Value | None:
+        """Return ``min_version`` of a call of ``is_x_available``, or its default, None without one."""
+        for name, value in keywords.items():
+            if name and _LEAST.search(name):
+                return value
         if not isinstance(callee, Function):
             return None
         arguments = callee.node.args.args

@@ -70,6 +70,8 @@ def test_a_config_name_that_transformers_has_cannot_be_registered_again(
         ("", "", True),
         ("min_version=LEAST", "", False),
         ("min_version=LEAST", "'0.9'", True),
+        ("min_version=None", "min_version='1.5'", False),
+        ("min_version=None", "min_version='0.9'", True),
         ("min_version=None", "", True),
         ("check_device=LEAST", "", True),
     ],
