@@ -12,7 +12,6 @@ import datetime
 import hashlib
 import json
 import math
-import os
 import platform
 import re
 import shutil
@@ -30,6 +29,7 @@ from grpoenv.campaign.blame import blame, undeclared
 from grpoenv.campaign.cell import CellFailure, CellResult, CellTask
 from grpoenv.campaign.environment import NotHere, make_environment
 from grpoenv.campaign.limits import LimitedRun, run_limited
+from grpoenv.campaign.step_variables import step_variables
 from grpoenv.checks.numerics import KL_LIMIT, NO_GPU
 from grpoenv.errors import OperationError
 from grpoenv.gpu import Answer, Gpu, find_gpu
@@ -48,7 +48,6 @@ _CPU_SWITCH_SINCE = Version("2026.8.16")
 Its zoo knows the switch from 2026.6.1 on, but unsloth went on to ask torch for the capability.
 """
 _ERROR_LENGTH = 500
-_CHANGES_MACHINE = ("ldconfig", "pip", "pip3", "uv", "sudo")
 _SWITCH_NOTE = "with UNSLOTH_ALLOW_CPU=1, which leaves trl's trainers as they are"
 _MADE_UP_NOTE = "with an A100 made up for the import, as unsloth demands a GPU"
 _STRONG_OPTIONS = json.dumps(_tiny_grpo.STRONG)
@@ -105,7 +104,7 @@ class _Cell:
             limits=self.task.limits,
             folder=home,
             log=self.log,
-            variables={**_variables(home), **variables},
+            variables={**step_variables(home), **variables},
         )
         self.seconds[step] = round(run.seconds, 1)
         self.memory_mib = max(self.memory_mib, run.memory_mib)
@@ -316,41 +315,3 @@ def _last_object(log: Path) -> dict[str, Any]:
     except (ValueError, IndexError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _harmless_programs(home: Path) -> Path:
-    """Return a folder of programs that take the place of those that would change the machine.
-
-    Releases of unsloth run ldconfig on being imported, and pip to update themselves.
-    """
-    folder = home / "bin"
-    folder.mkdir(exist_ok=True)
-    for name in _CHANGES_MACHINE:
-        program = folder / name
-        program.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
-        program.chmod(0o755)
-    return folder
-
-
-def _variables(home: Path) -> dict[str, str]:
-    """Return the environment variables of a step: what the system needs, and everything else off."""
-    kept = {
-        name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ
-    }
-    temporary = home / "tmp"
-    temporary.mkdir(exist_ok=True)
-    kept["PATH"] = f"{_harmless_programs(home)}{os.pathsep}{kept.get('PATH', '')}"
-    return {
-        **kept,
-        "HOME": str(home),
-        "TMPDIR": str(temporary),
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "WANDB_MODE": "disabled",
-        "PIP_NO_INDEX": "1",
-        "UV_OFFLINE": "1",
-        "UNSLOTH_DISABLE_AUTO_UPDATES": "1",
-        "UNSLOTH_DISABLE_STATISTICS": "1",
-        "GRPOENV_NO_UPDATE_CHECK": "1",
-        "OMP_NUM_THREADS": "1",
-    }
