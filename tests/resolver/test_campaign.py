@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from depot import PYTHON, Depot, sha256
 from grpoenv.campaign.campaign import cell_tasks, run_campaign
@@ -24,6 +25,7 @@ from grpoenv.campaign.evidence import differences, record
 from grpoenv.campaign.journal import Journal
 from grpoenv.campaign.limits import LimitedRun, Limits, run_limited
 from grpoenv.errors import InputError
+from grpoenv.lockfile import CpuBuild
 from grpoenv.matrix import Level
 from grpoenv.matrix_lint import lint
 
@@ -85,6 +87,23 @@ def test_a_package_that_cannot_be_installed_is_told(depot: Depot, tmp_path: Path
     (failure,) = run_one(depot, tmp_path, "one").failures
     assert failure.step == "install"
     assert "does not have the hash that the lock has" in failure.error
+
+
+def test_beside_a_cpu_build_of_torch_of_what_cuda_needs_only_triton_is_installed(
+    depot: Depot, tmp_path: Path
+) -> None:
+    build = depot.wheel("torch", "1.0+cpu")
+    cpu = CpuBuild(build.version, build.hashes[0], build.size_bytes)
+    torch = replace(build, version=Version("1.0"), cpu=cpu)
+    triton = replace(depot.wheel("triton", "1.0"), cuda_only=True)
+    cublas = replace(depot.wheel("nvidia-cublas", "1.0"), cuda_only=True)
+    code = GOOD + "import triton\nfrom importlib.metadata import distributions\n"
+    code += "assert 'nvidia-cublas' not in [found.name for found in distributions()]\n"
+    depot.stack(
+        "one", [torch, triton, cublas, depot.wheel("trl", "1.0", files={"trl/__init__.py": code})]
+    )
+    result = run_one(depot, tmp_path, "one")
+    assert (result.level, result.failures) == (Level.IMPORTED, ())
 
 
 def test_a_lock_that_was_changed_by_hand_is_refused(depot: Depot, tmp_path: Path) -> None:
