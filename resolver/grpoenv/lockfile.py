@@ -146,12 +146,15 @@ def _known_pin(block: str) -> Pin:
     return _parse_pin(block, Path(), 0)
 
 
+_version = cache(Version)
+
+
 def _parse_pin(block: str, path: Path, first: int) -> Pin:
-    pin = _PIN.fullmatch(_SAYS_NOTHING.sub("", block))
+    pin = _PIN.fullmatch(block) or _PIN.fullmatch(_SAYS_NOTHING.sub("", block))
     if not pin:
         raise _why_no_pin(block, path, first)
     try:
-        version = Version(pin["version"])
+        version = _version(pin["version"])
     except InvalidVersion as error:
         raise InputError(f"{pin['version']!r} is no version", path=path, line=first) from error
     hashes = tuple(line.rpartition("=")[2] for line in pin["hashes"].split(" \\\n")[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -176,10 +177,16 @@ _sha256 = matching(r"[0-9a-f]{64}", "a SHA-256 in hexadecimal")
 
 
 def _version(value: object) -> Version:
+    return _known_version(text(value))
+
+
+@cache
+def _known_version(text: str) -> Version:
+    """Return the version that ``text`` states: the same few stand in hundreds of rows."""
     try:
-        return Version(text(value))
+        return Version(text)
     except InvalidVersion as error:
-        raise ValueError(f"{value!r} is no version") from error
+        raise ValueError(f"{text!r} is no version") from error
 
 
 def _specifier(value: object) -> SpecifierSet:

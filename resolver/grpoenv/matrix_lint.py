@@ -22,13 +22,13 @@ def lint(matrix: Matrix, locks: Path) -> list[InputError]:
     A matrix that cannot be loaded at all raises in ``load_matrix`` already.
     """
     errors = list[InputError]()
-    named = set()
+    named = set[Path]()
     for stack in matrix.stacks:
         for target in stack.targets:
             named.add(locks / target.lock)
             errors += _lint_target(matrix, stack, target, locks / target.lock)
-    for path in sorted(locks.rglob("*.txt")):
-        if path not in named and path.parent != locks / "images":
+    for path in sorted(set(locks.rglob("*.txt")) - named):
+        if path.parent != locks / "images":
             errors.append(InputError("belongs to no stack of the matrix", path=path))
     return errors
 
