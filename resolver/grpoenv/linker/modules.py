@@ -25,6 +25,8 @@ _WRITES_ITSELF = re.compile(
 Kind = Literal["import", "from", "star", "function", "class", "value", "deleted", "other"]
 _Block = tuple[Sequence[ast.stmt], tuple[Test, ...]]
 
+_GIVES_ANY = re.compile(r"setattr\(self,\s*[^\"'\s]|self\.__dict__\b|vars\(self\)")
+
 
 @dataclass(frozen=True, eq=False)
 class Binding:
@@ -129,6 +131,11 @@ class Module:
     def sets_global(self, name: str) -> bool:
         """Tell whether a function declares ``name`` global, or runs text that may define it."""
         return name in self._declared_global or name in self._run_as_text
+
+    @cached_property
+    def gives_any_attribute(self) -> bool:
+        """Whether an object there gives itself attributes that no statement names."""
+        return _GIVES_ANY.search(self.text) is not None
 
     @cached_property
     def _declared_global(self) -> frozenset[str]:

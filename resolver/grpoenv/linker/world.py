@@ -42,11 +42,12 @@ _EXTENSIONS = (".so", ".pyd", ".dylib")
 _DICT_CALLS = ("dict", "OrderedDict")
 _SOURCES = ("module", "package")
 _GIVING = (
-    r"\.NAME\s*(?::[^=\n]+|[,)\]][^=\n]*)?[-+*/|&]?=[^=]"  # assigned, among others or with a hint
-    r"|(?:setattr|patch)\w*\([^\n]*[\"']NAME[\"']"
-    r"|(?:\bas|\bfor)\s+[\w.]+\.NAME\b"
+    r"\.NAME\s*(?::[^=\n]+|[,)\]][^=\n]*)?[-+*/|&]?=[^=]",  # assigned, among others or with a hint
+    r"(?:setattr|patch)\w*\([^\n]*[\"']NAME[\"']",
+    r"[af](?:(?<=\ba)s|(?<=\bf)or)\s+[\w.]+\.NAME\b",
 )
-_GIVES_ANY = re.compile(r"setattr\(self,\s*[^\"'\s]|self\.__dict__\b|vars\(self\)")
+"""What gives an object the attribute NAME, each so that its first letter is looked for quickly."""
+
 _OF_CUDA = re.compile(r"_cuda_(?:get|set|init)")
 
 
@@ -292,11 +293,11 @@ class World:
         """Tell whether any source may give an attribute to an object of one of these classes."""
         if name in self._given:
             return True
-        own = {each.module.name: each.module for each in line}
-        giving = re.compile(_GIVING.replace("NAME", re.escape(name)))
-        found = any(_GIVES_ANY.search(module.text) for module in own.values()) or any(
-            name in module.text and giving.search(module.text)
-            for module in (*own.values(), *self.parsed)
+        own = {each.module.name: each.module for each in line}.values()
+        giving = [re.compile(part.replace("NAME", re.escape(name))) for part in _GIVING]
+        found = any(module.gives_any_attribute for module in own) or any(
+            name in module.text and any(pattern.search(module.text) for pattern in giving)
+            for module in (*own, *self.parsed)
         )
         if found:
             self._given.add(name)
