@@ -104,6 +104,12 @@ class Evaluator:
         self.world = world
         self._depth = 0
         self._methods: dict[type[ast.expr], Callable[[Any, Frame], Value]] = {}
+        self._told = {
+            "sys.platform": Const(world.platform.sys_platform),
+            "sys.version_info": Const(world.platform.python),
+            "os.name": Const(world.platform.os_name),
+            "typing.TYPE_CHECKING": Const(False),
+        }
 
     def truth(self, node: ast.expr, frame: Frame) -> bool | None:
         """Return whether a condition is true, None if that cannot be told."""
@@ -477,14 +483,7 @@ class Evaluator:
 
     def _external(self, path: str) -> Value:
         """Return a name of a module outside the world, by its full path."""
-        platform = self.world.platform
-        known: dict[str, Const] = {
-            "sys.platform": Const(platform.sys_platform),
-            "sys.version_info": Const(platform.python),
-            "os.name": Const(platform.os_name),
-            "typing.TYPE_CHECKING": Const(False),
-        }
-        return known.get(path, ModuleRef(path))
+        return self._told.get(path) or ModuleRef(path)
 
     def _known_call(
         self,

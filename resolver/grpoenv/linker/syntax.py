@@ -39,6 +39,9 @@ _PLAIN = frozenset(
 )
 """Fields that hold texts and numbers, and nodes that say no more than their own kind."""
 
+_MIXED = frozenset(("keys", "kw_defaults", "kwd_attrs", "names"))
+"""Fields with lists that hold other things than nodes, too; of all others every item is one."""
+
 _FIELDS: dict[type[ast.AST], tuple[str, ...]] = {}
 
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -76,13 +79,18 @@ def children(node: ast.AST) -> list[ast.AST]:
     kind = type(node)
     if kind not in _FIELDS:
         _FIELDS[kind] = tuple(name for name in kind._fields if name not in _PLAIN)
+    if not _FIELDS[kind]:
+        return []
     found: list[ast.AST] = []
+    given = node.__dict__
     for name in _FIELDS[kind]:
-        value = getattr(node, name, None)
-        if isinstance(value, ast.AST):
-            found.append(value)
-        elif isinstance(value, list):
-            found += [item for item in value if isinstance(item, ast.AST)]
+        if value := given.get(name):
+            if isinstance(value, ast.AST):
+                found.append(value)
+            elif value.__class__ is list and name not in _MIXED:
+                found += value
+            elif value.__class__ is list:
+                found += [item for item in value if isinstance(item, ast.AST)]
     return found
 
 
