@@ -138,12 +138,25 @@ class Statements(Calls):
                         self.bind(handler.name, UNKNOWN, frame)
                     flow = self.block(handler.body, frame)
                     break
+        elif flow is Flow.ON and node.orelse and node.handlers and self._may_lack(node.body, frame):
+            with self.unsure():
+                flow = joined([Flow.ON, self.tolerant(node.orelse, frame)])
         elif flow is Flow.ON:
             flow = self.block(node.orelse, frame)
         last = self.block(node.finalbody, frame)
         return last if last in (Flow.OUT, Flow.RAISED) else flow
 
     _do_TryStar = _do_Try
+
+    def _may_lack(self, body: Sequence[ast.stmt], frame: Frame) -> bool:
+        """Tell whether a block imports what may or may not be installed."""
+        wanted = [a.name for s in body if isinstance(s, ast.Import) for a in s.names]
+        wanted += [
+            frame.module.resolve_relative(s.module, s.level)
+            for s in body
+            if isinstance(s, ast.ImportFrom)
+        ]
+        return any(self.world.has_module(name) is None for name in wanted)
 
     def _do_Match(self, node: ast.Match, frame: Frame) -> Flow:
         self.eval(node.subject, frame)

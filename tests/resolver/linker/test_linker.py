@@ -111,6 +111,10 @@ HOLDS = {
         "import unsloth_zoo\ntry:\n    unsloth_zoo.a\nexcept AttributeError:\n    pass",
         "",
     ),
+    "what follows an import that may succeed": (
+        "try:\n    import elsewhere\nexcept ImportError:\n    pass\nelse:\n    raise OSError",
+        "",
+    ),
     "suppressed": (
         "import contextlib\nwith contextlib.suppress(ImportError):\n    from unsloth_zoo import a",
         "",
