@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from dataclasses import replace
 
-from grpoenv.linker.evaluate import Frame
 from grpoenv.linker.faults import Faults, Need
 from grpoenv.linker.flow import Flow
+from grpoenv.linker.frames import Frame
 from grpoenv.linker.reach import Reach
 from grpoenv.linker.signatures import return_lengths
 from grpoenv.linker.values import (

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from grpoenv.linker.arguments import Handed, handed
 from grpoenv.linker.bindings import Bindings
-from grpoenv.linker.evaluate import Frame, first_given
 from grpoenv.linker.faults import Fault, Faults, Need, Phase
 from grpoenv.linker.flow import Thrown
+from grpoenv.linker.frames import Frame
+from grpoenv.linker.members import first_given
 from grpoenv.linker.modules import Module
 from grpoenv.linker.reach import Visits
 from grpoenv.linker.signatures import CallShape, Signature, misfit, shape_of, signature_of

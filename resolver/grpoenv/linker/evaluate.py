@@ -7,15 +7,15 @@ import builtins
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from grpoenv.linker.frames import Frame
+from grpoenv.linker.members import Members
 from grpoenv.linker.modules import Module
 from grpoenv.linker.signatures import return_lengths
-from grpoenv.linker.syntax import FunctionNode
 from grpoenv.linker.values import (
     UNKNOWN,
     Absent,
@@ -38,18 +38,15 @@ from grpoenv.linker.values import (
 if TYPE_CHECKING:
     from grpoenv.linker.world import World
 
-__all__ = ["Evaluator", "Frame", "first_given", "truth_of"]
+__all__ = ["Evaluator", "truth_of"]
 
 _DICT = ModuleRef("builtins.dict")
 _PLAIN = (str, int, float, bool, type(None))
 _MAX_DEPTH = 60
-_MAX_BASES = 20
 _AVAILABLE = re.compile(r"^_?is_(\w+?)_(?:available|installed)$")
 _VERSION_TEST = re.compile(
     r"^is_(\w+?)_(?:version|greater_or_equal|less_or_equal|equal_or_newer)(?:_than)?$"
 )
-_PLAIN_DECORATORS = frozenset(("dataclass", "requires", "auto_docstring", "final"))
-_HANDS_OUT = ("__getattr__", "__getattribute__", "__slots__")
 _GENERATION = re.compile(r"_v?\d+$")
 _LEAST = re.compile(r"^min(?:imum)?_version$")
 _DEVICE = re.compile(r"^DEVICE_TYPE(?:_TORCH)?$")
@@ -71,37 +68,11 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 }
 
 
-@dataclass(eq=False)
-class Frame:
-    """Where names are looked up: a module's top level, or a function or class inside one.
-
-    ``local`` are the names that the function binds itself; what is not in ``names`` of them is
-    unknown. ``missing`` are names that a copied source left behind, with the module it is from;
-    ``batch`` tells that code there works on a batch, which is never empty; ``owner`` is the class
-    that a method is from.
-    """
-
-    module: Module
-    names: dict[str, Value] | None = None
-    local: frozenset[str] = frozenset()
-    parent: Frame | None = None
-    depth: int = 0
-    is_class: bool = False
-    missing: dict[str, Module] = field(default_factory=dict)
-    batch: bool = False
-    owner: Class | None = None
-
-    @property
-    def handles_batch(self) -> bool:
-        """Tell whether this is code that works on a batch, or is inside such code."""
-        return self.batch or (self.parent is not None and self.parent.handles_batch)
-
-
-class Evaluator:
+class Evaluator(Members):
     """Evaluates expressions in a world, without any side effect."""
 
     def __init__(self, world: World) -> None:
-        self.world = world
+        super().__init__(world)
         self._depth = 0
         self._methods: dict[type[ast.expr], Callable[[Any, Frame], Value]] = {}
         self._told = {
@@ -224,106 +195,9 @@ class Evaluator:
         """Return what stands for an attribute that is not there."""
         return UNKNOWN
 
-    def lacks(self, cls: Class, name: str) -> bool:
-        """Tell whether a class certainly has no attribute ``name``: it is an ordinary one."""
-        if name.startswith("__") or hasattr(type, name) or cls.node.keywords:
-            return False
-        if cls.node.decorator_list or self.find_member(cls, name) is not None:
-            return False
-        # whoever gives the class more attributes does it by its name
-        return not re.search(rf"\b{cls.node.name}\.{name}\s*=[^=]|setattr\(", cls.module.text)
-
-    def never_has(self, cls: Class, name: str) -> bool:
-        """Tell whether a class that builds on one of another package never has an attribute.
-
-        None of its bases defines it, and nothing that was read gives it to an object.
-        """
-        if name.startswith("__") or hasattr(object, name) or self.find_member(cls, name):
-            return False
-        line = self.line_of(cls)
-        return len({each.module.tree.name for each in line}) > 1 and not self.world.gives(
-            name, line
-        )
-
-    def held(self, value: Instance, name: str) -> Value:
-        """Return the object that an attribute holds, where it is given once and made on the spot."""
-        if (value.cls, name) not in self.world.held:
-            self.world.held[value.cls, name] = UNKNOWN
-            given = [
-                (each.module, expression)
-                for each in self.line_of(value.cls)
-                for expression in self.world.given_to_self(each.node).get(name, [])
-            ]
-            if len(given) == 1 and isinstance(given[0][1], ast.Call):
-                made = self.world.evaluator.eval(given[0][1], Frame(given[0][0]))
-                if isinstance(made, Instance):
-                    self.world.held[value.cls, name] = made
-        return self.world.held[value.cls, name]
-
-    def line_of(self, cls: Class) -> tuple[Class, ...]:
-        """Return a class and all its bases if they are ordinary ones, else nothing."""
-        if cls not in self.world.lines:
-            self.world.lines[cls] = ()  # whatever is its own base
-            line = self._with_bases(cls, 0)
-            ordinary = not any(self.find_member(cls, name) for name in _HANDS_OUT)
-            if ordinary and not any(_is_remade(each) for each in line):
-                self.world.lines[cls] = tuple(line)
-        return self.world.lines[cls]
-
-    def _with_bases(self, cls: Class, depth: int) -> list[Class]:
-        bases = (self.world.evaluator.eval(base, Frame(cls.module)) for base in cls.node.bases)
-        found = [cls]
-        for base in bases:
-            if isinstance(base, Class) and depth < _MAX_BASES:
-                found += self._with_bases(base, depth + 1)
-        return found
-
     def missing_member(self, cls: Class, name: str, node: ast.AST, frame: Frame) -> Value:
         """Return what stands for an attribute that a class does not have."""
         return UNKNOWN
-
-    def member(self, value: Class | Instance, name: str) -> Value:
-        """Return a method of a class or an object, looked up along its bases."""
-        cls = value.cls if isinstance(value, Instance) else value
-        owner = self.find_member(cls, name)
-        if isinstance(owner, Function):
-            given = first_given(owner.node, cls)
-            bound = isinstance(given, Class) or (given is not None and isinstance(value, Instance))
-            bound = bound or name == "forward"
-            if any(_decorator_name(d) in ("property", "setter") for d in owner.node.decorator_list):
-                return UNKNOWN
-            return Function(owner.module, owner.node, owner.owner, bound)
-        return UNKNOWN
-
-    def _inherited(self, cls: Class, name: str) -> Value:
-        """Return a method that a class has from its bases, bound to an object."""
-        for base in self.line_of(cls)[1:]:
-            if name == "__init__" and base.node.decorator_list:
-                return UNKNOWN  # a dataclass has one that no statement shows
-            if name in self.world.members_of(base.node):
-                return self.member(Instance(base), name)
-        return UNKNOWN
-
-    def find_member(self, cls: Class, name: str, depth: int = 0) -> Function | Unknown | None:
-        """Return the method ``name``; None where the class and all its bases have none."""
-        if depth > _MAX_BASES:
-            return UNKNOWN
-        if (cls.module.name, f"{cls.node.name}.{name}") in self.world.patched:
-            return UNKNOWN
-        members = self.world.members_of(cls.node)
-        if name in members:
-            method = members[name]
-            return UNKNOWN if method is None else Function(cls.module, method, cls)
-        for base in cls.node.bases:
-            value = self.world.evaluator.eval(base, Frame(cls.module))
-            if isinstance(value, ModuleRef) and value.name in ("builtins.object", "abc.ABC"):
-                continue
-            if not isinstance(value, Class):
-                return UNKNOWN
-            found = self.find_member(value, name, depth + 1)
-            if found is not None:
-                return found
-        return None
 
     def _eval_Subscript(self, node: ast.Subscript, frame: Frame) -> Value:
         value = self.eval(node.value, frame)
@@ -603,17 +477,6 @@ class Evaluator:
                 return Const(False)
         return UNKNOWN
 
-    def _has_field(self, cls: Class, name: str, depth: int = 0) -> bool:
-        """Tell whether a class or one of its bases certainly gives its objects a field."""
-        for statement in cls.node.body:
-            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                if statement.target.id == name and statement.value is not None:
-                    return True
-        bases = (self.world.evaluator.eval(base, Frame(cls.module)) for base in cls.node.bases)
-        return depth < _MAX_BASES and any(
-            isinstance(base, Class) and self._has_field(base, name, depth + 1) for base in bases
-        )
-
     def _get(self, arguments: list[Value], name: str) -> Value:
         if isinstance(arguments[0], ModuleRef) and self.world.tree_of(arguments[0].name):
             found = self.world.lookup(arguments[0].name, name)
@@ -635,14 +498,6 @@ def _text_method(holder: Value, method: str, arguments: list[Value]) -> Value | 
             return Const(str(getattr(holder.value, method)()))
         return next((a for a in arguments if isinstance(a, Source)), UNKNOWN)
     return None
-
-
-def first_given(method: FunctionNode, cls: Class) -> Class | Instance | None:
-    """Return what a method of a class is given as its first argument without being passed it."""
-    decorators = {_decorator_name(decorator) for decorator in method.decorator_list}
-    if "staticmethod" in decorators or method.name == "__new__":
-        return None
-    return cls if "classmethod" in decorators else Instance(cls)
 
 
 def truth_of(value: Value) -> bool | None:
@@ -703,17 +558,3 @@ def _function_name(callee: Value, node: ast.Call) -> str:
     if isinstance(node.func, ast.Name):
         return node.func.id
     return node.func.attr if isinstance(node.func, ast.Attribute) else ""
-
-
-def _is_remade(cls: Class) -> bool:
-    """Tell a class that a metaclass or a decorator may have given more than its body shows."""
-    decorators = {_decorator_name(decorator) for decorator in cls.node.decorator_list}
-    return bool(cls.node.keywords or decorators - _PLAIN_DECORATORS)
-
-
-def _decorator_name(node: ast.expr) -> str:
-    if isinstance(node, ast.Call):
-        return _decorator_name(node.func)
-    if isinstance(node, ast.Attribute):
-        return node.attr
-    return node.id if isinstance(node, ast.Name) else ""

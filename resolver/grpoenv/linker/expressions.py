@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
-from grpoenv.linker.evaluate import Frame, truth_of
+from grpoenv.linker.evaluate import truth_of
 from grpoenv.linker.faults import Faults, Need
 from grpoenv.linker.flow import Thrown
+from grpoenv.linker.frames import Frame
 from grpoenv.linker.modules import Module
 from grpoenv.linker.reach import Reach
 from grpoenv.linker.syntax import children, walk

@@ -7,9 +7,9 @@ import ast
 from packaging.utils import NormalizedName
 
 from grpoenv.linker.bindings import Bindings
-from grpoenv.linker.evaluate import Frame
 from grpoenv.linker.faults import Faults, Need, Phase
 from grpoenv.linker.flow import Flow
+from grpoenv.linker.frames import Frame
 from grpoenv.linker.modules import Module, Opaque
 from grpoenv.linker.reach import Visits
 from grpoenv.linker.values import UNKNOWN, Absent, ModuleRef, Unknown, Value

@@ -11,10 +11,10 @@ import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from grpoenv.linker.evaluate import Frame
 from grpoenv.linker.execute import Interpreter
 from grpoenv.linker.faults import Faults, Phase
 from grpoenv.linker.flow import keeps
+from grpoenv.linker.frames import Frame
 from grpoenv.linker.link import FOLLOWED
 from grpoenv.linker.room import roomy
 from grpoenv.linker.sources import SourceTree

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from grpoenv.linker.evaluate import Evaluator, Frame
+from grpoenv.linker.evaluate import Evaluator
 from grpoenv.linker.faults import Fault, Faults, Need, Phase
 from grpoenv.linker.flow import Flow, Thrown, keeps
+from grpoenv.linker.frames import Frame
 from grpoenv.linker.values import Function
 from grpoenv.linker.world import World
 

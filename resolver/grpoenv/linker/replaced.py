@@ -11,9 +11,9 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from grpoenv.linker.evaluate import Frame
 from grpoenv.linker.execute import Interpreter
 from grpoenv.linker.faults import Need
+from grpoenv.linker.frames import Frame
 from grpoenv.linker.modules import Module
 from grpoenv.linker.signatures import misfit, shape_of, signature_of
 from grpoenv.linker.syntax import walk

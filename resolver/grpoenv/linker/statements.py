@@ -8,9 +8,10 @@ from typing import Any
 
 from grpoenv.linker.bindings import is_top
 from grpoenv.linker.calls import Calls
-from grpoenv.linker.evaluate import Frame, truth_of
+from grpoenv.linker.evaluate import truth_of
 from grpoenv.linker.faults import Faults, Need, Phase
 from grpoenv.linker.flow import Flow, Thrown, exception_name, joined, keeps, suppressed
+from grpoenv.linker.frames import Frame
 from grpoenv.linker.modules import catches
 from grpoenv.linker.syntax import children, walk
 from grpoenv.linker.values import UNKNOWN, Const, Listing

@@ -14,8 +14,9 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from grpoenv.linker.evaluate import Frame, first_given
 from grpoenv.linker.execute import Interpreter
+from grpoenv.linker.frames import Frame
+from grpoenv.linker.members import first_given
 from grpoenv.linker.modules import Module, source_texts
 from grpoenv.linker.syntax import walk
 from grpoenv.linker.values import (

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
-from grpoenv.linker.evaluate import Evaluator, Frame
+from grpoenv.linker.evaluate import Evaluator
+from grpoenv.linker.frames import Frame
 from grpoenv.linker.lazy import (
     alias_pattern,
     gathered_names,
