@@ -155,6 +155,21 @@ def test_the_keywords_of_the_config(
     assert all(found[1] in finding.message for finding in seen if found)
 
 
+def test_a_keyword_that_the_config_does_not_have_is_told_once(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text("from trl import GRPOConfig\nGRPOConfig(x=1)")
+    config = (
+        "from dataclasses import dataclass\n@dataclass\nclass GRPOConfig:\n    beta: float = 0.0\n"
+    )
+    top = {"trl/__init__.py": "from .trainer.grpo_config import GRPOConfig"}
+    site.put("trl", "1.16.0", files={**top, "trl/trainer/grpo_config.py": config})
+    use = Use(scripts=(path,))
+    assert (
+        len([*site.findings("script-config", use=use), *site.findings("script-names", use=use)])
+        == 1
+    )
+
+
 def test_a_config_that_cannot_be_read_in_full_is_a_note(site: Site, tmp_path: Path) -> None:
     path = tmp_path / "train.py"
     path.write_text("GRPOConfig(x=1)")

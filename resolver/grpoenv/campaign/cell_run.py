@@ -53,7 +53,7 @@ _MADE_UP_NOTE = "with an A100 made up for the import, as unsloth demands a GPU"
 _STRONG_OPTIONS = json.dumps(_tiny_grpo.STRONG)
 _UNCOMPILED = {"UNSLOTH_COMPILE_DISABLE": "1", "TORCHDYNAMO_DISABLE": "1"}
 _HALF_KL_LIMIT = 1e-3
-"""Seen: up to 2e-4 where unsloth switched to bf16, which rounds to 8 bits."""
+"""For steps in bf16, whose rounding alone was seen to make up to 2e-4; the other is for float32."""
 _OF_NO_GPU = re.compile(rf"{NO_GPU}|NVIDIA driver|compiled with CUDA|SimpleNamespace|'limit_gb'")
 """What a failure says that the missing or made-up GPU is to blame for, and no package.
 

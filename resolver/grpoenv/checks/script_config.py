@@ -15,11 +15,12 @@ from packaging.utils import NormalizedName
 
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
 from grpoenv.checks.script import imports_of, read_script
+from grpoenv.linker.signatures import field_names
 from grpoenv.linker.sources import SourceTree
 
-__all__ = ["CHECK", "config_fields"]
+__all__ = ["CHECK", "CONFIG", "config_fields"]
 
-_CONFIG = "GRPOConfig"
+CONFIG = "GRPOConfig"
 _TRL = NormalizedName("trl")
 _SOURCES = (
     "trl/trainer/grpo_config.py",
@@ -42,7 +43,7 @@ def config_fields(trees: Mapping[NormalizedName, SourceTree]) -> frozenset[str] 
         for node in parsed.body:
             if isinstance(node, ast.ClassDef):
                 classes.setdefault(node.name, node)
-    return _fields(_CONFIG, classes, frozenset())
+    return _fields(CONFIG, classes, frozenset())
 
 
 def _fields(
@@ -51,13 +52,7 @@ def _fields(
     class_ = classes.get(name)
     if class_ is None or name in seen:
         return None
-    found = {
-        node.target.id
-        for node in class_.body
-        if isinstance(node, ast.AnnAssign)
-        and isinstance(node.target, ast.Name)
-        and "ClassVar" not in ast.dump(node.annotation)
-    }
+    found = set(field_names(class_))
     for base in class_.bases:
         inherited = _fields(ast.unparse(base), classes, seen | {name})
         if inherited is None:
@@ -73,7 +68,7 @@ def _run(environment: Environment) -> Iterator[Finding]:
     if fields is None:
         label = environment.label(_TRL)
         source = environment.trees[_TRL].locate(_SOURCES[0]) if _TRL in environment.trees else label
-        yield Finding(Severity.NOTE, label, f"its {_CONFIG} cannot be read in full", source)
+        yield Finding(Severity.NOTE, label, f"its {CONFIG} cannot be read in full", source)
         return
     for path in environment.use.scripts:
         yield from _script(environment, path, fields)
@@ -96,7 +91,7 @@ def _script(environment: Environment, path: Path, fields: frozenset[str]) -> Ite
                 # unsloth adds fields of its own, and takes some that trl has dropped.
                 Severity.WARNING if patched else Severity.PROBLEM,
                 f"{path.name}:{keyword.lineno}",
-                f"gives {_CONFIG} the keyword {keyword.arg!r}, which {label} does not have"
+                f"gives {CONFIG} the keyword {keyword.arg!r}, which {label} does not have"
                 + (f" (it has {near[0]!r})" if near else ""),
                 f"{path}:{keyword.lineno} against {_SOURCES[0]} (incidents trl-5964, unsloth-2576)",
                 remedy=f"take {keyword.arg!r} out of {path}",
@@ -109,7 +104,7 @@ def _keywords(tree: ast.Module) -> Iterator[ast.keyword]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-            if (name or (node.func.id if isinstance(node.func, ast.Name) else "")) == _CONFIG:
+            if (name or (node.func.id if isinstance(node.func, ast.Name) else "")) == CONFIG:
                 yield from node.keywords
 
 

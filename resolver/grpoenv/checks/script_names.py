@@ -16,6 +16,7 @@ from packaging.utils import NormalizedName
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
 from grpoenv.checks.linkage import LINKED, platform_of
 from grpoenv.checks.script import cell_place, imports_of, read_script
+from grpoenv.checks.script_config import CONFIG
 
 if TYPE_CHECKING:
     from grpoenv.linker import Fault
@@ -44,6 +45,8 @@ def _script(environment: Environment, path: Path, sources: list[str]) -> Iterato
     )
     patched = any(found.package == "unsloth" for found in imports_of(sources))
     for fault in faults:
+        if fault.need.kind == "call" and fault.need.name == CONFIG:
+            continue  # ``script-config`` says so, and what is meant perhaps
         yield _finding(environment, path, sources, fault, patched=patched)
 
 

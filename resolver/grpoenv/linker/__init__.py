@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from grpoenv.linker.faults import Fault, Need, Phase
 from grpoenv.linker.link import Linkage, link
+from grpoenv.linker.platforms import Platform
 from grpoenv.linker.script import ProgramTree, link_program
 from grpoenv.linker.sources import InstalledTree, SourceTree
-from grpoenv.linker.world import Platform
 
 __all__ = [
     "Fault",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import replace
 
+from grpoenv.linker.dictionaries import is_dictionary
 from grpoenv.linker.faults import Faults, Need
 from grpoenv.linker.flow import Flow
 from grpoenv.linker.frames import Frame
@@ -23,7 +24,7 @@ from grpoenv.linker.values import (
     Unknown,
     Value,
 )
-from grpoenv.linker.world import World, is_dictionary
+from grpoenv.linker.world import World
 
 __all__ = ["Bindings", "is_top"]
 

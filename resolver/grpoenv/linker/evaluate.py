@@ -171,11 +171,9 @@ class Evaluator(Members):
         if isinstance(value, (Class, Instance)):
             # what torch.autograd.Function calls with one argument of its own before the others
             found = self.member(value, "forward" if name == "apply" else name)
-            return (
-                found
-                if isinstance(value, Class) or found is not UNKNOWN
-                else self.held(value, name)
-            )
+            if isinstance(value, Instance) and found is UNKNOWN:
+                return self.held(value, name)
+            return found
         if isinstance(value, Const) and isinstance(value.value, Version):
             return _version_part(value.value, name)
         return UNKNOWN

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 
 from grpoenv.linker.modules import Module
 
-__all__ = ["alias_pattern", "gathered_names", "is_lazy", "lazy_names", "scanned_folders"]
+__all__ = [
+    "alias_pattern",
+    "gathered_names",
+    "hands_out_others",
+    "is_lazy",
+    "lazy_names",
+    "scanned_folders",
+]
 
 _LAZY = re.compile(r"_LazyModule\(|__getattr__\s*,[^=\n]*=\s*[\w.]*attach\(")
 _SCANS = re.compile(r"define_import_structure\(([^()]*(?:\([^()]*\)[^()]*)*)\)")
@@ -105,3 +112,21 @@ def _texts(node: ast.expr) -> list[str]:
         for element in elements
         if isinstance(element, ast.Constant) and isinstance(element.value, str)
     ]
+
+
+def hands_out_others(module: Module, name: str) -> bool:
+    """Tell whether ``__getattr__`` comes from a call that lists its names, and not this one."""
+    for binding in module.bindings["__getattr__"]:
+        call = binding.node
+        if not isinstance(call, ast.Call):
+            return False
+        arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
+        tables = [argument for argument in arguments if isinstance(argument, ast.Dict)]
+        others = [argument for argument in arguments if argument not in tables]
+        if not tables or not all(ast.unparse(other) == "__name__" for other in others):
+            return False
+        for table in tables:
+            keys = [key.value for key in table.keys if isinstance(key, ast.Constant)]
+            if len(keys) < len(table.keys) or name in keys:
+                return False
+    return True

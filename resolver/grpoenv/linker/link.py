@@ -12,12 +12,13 @@ from grpoenv.linker.adapters import check_adapters
 from grpoenv.linker.batches import check_batches
 from grpoenv.linker.execute import Interpreter
 from grpoenv.linker.faults import Fault, Faults, Phase
+from grpoenv.linker.platforms import Platform
 from grpoenv.linker.replaced import check_replaced_methods
 from grpoenv.linker.room import roomy
 from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.trainer import follow_default_run
 from grpoenv.linker.unreachable import reachable
-from grpoenv.linker.world import Platform, World
+from grpoenv.linker.world import World
 
 __all__ = ["FOLLOWED", "Linkage", "link"]
 

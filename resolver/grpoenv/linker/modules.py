@@ -22,10 +22,10 @@ _WRITES_ITSELF = re.compile(
     r"globals\(\)\s*(?:\[[^\]]*\]\s*=[^=]|\.update\(|\.setdefault\()"
     r"|sys\.modules\[__name__\]\s*(?:=[^=]|\.__class__\s*=)"
 )
+_GIVES_ANY = re.compile(r"setattr\(self,\s*[^\"'\s]|self\.__dict__\b|vars\(self\)")
+
 Kind = Literal["import", "from", "star", "function", "class", "value", "deleted", "other"]
 _Block = tuple[Sequence[ast.stmt], tuple[Test, ...]]
-
-_GIVES_ANY = re.compile(r"setattr\(self,\s*[^\"'\s]|self\.__dict__\b|vars\(self\)")
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,11 @@ from packaging.version import Version
 from grpoenv.linker.execute import Interpreter
 from grpoenv.linker.faults import Fault, Faults
 from grpoenv.linker.modules import Module
+from grpoenv.linker.platforms import Platform
 from grpoenv.linker.room import roomy
 from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.values import Class, Function
-from grpoenv.linker.world import Platform, World
+from grpoenv.linker.world import World
 
 __all__ = ["ProgramTree", "link_program"]
 

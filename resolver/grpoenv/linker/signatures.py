@@ -160,10 +160,10 @@ def is_dataclass(node: ast.ClassDef) -> bool:
 
 
 def field_names(node: ast.ClassDef) -> list[str]:
-    """Return the fields that a class adds to the constructor, none where it is no dataclass."""
+    """Return the fields that a dataclass adds to the constructor."""
     return [
         statement.target.id
-        for statement in (node.body if is_dataclass(node) else ())
+        for statement in node.body
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
         if "ClassVar" not in ast.dump(statement.annotation)
         if not (isinstance(statement.value, ast.Call) and _is_left_out(statement.value))

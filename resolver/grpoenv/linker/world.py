@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
-from packaging.utils import NormalizedName, canonicalize_name
-from packaging.version import Version
+from packaging.utils import NormalizedName
 
+from grpoenv.linker.dictionaries import given_keys, is_dictionary
 from grpoenv.linker.evaluate import Evaluator
 from grpoenv.linker.frames import Frame
 from grpoenv.linker.lazy import (
-    alias_pattern,
     gathered_names,
+    hands_out_others,
     is_lazy,
     lazy_names,
     scanned_folders,
 )
-from grpoenv.linker.modules import Binding, Module, Opaque, Test, parse
+from grpoenv.linker.modules import Binding, Module, Opaque, Test
+from grpoenv.linker.packages import Packages
+from grpoenv.linker.platforms import Platform
 from grpoenv.linker.signatures import Signature, field_names, is_dataclass
 from grpoenv.linker.sources import SourceTree
-from grpoenv.linker.standard import lacks_standard_module
 from grpoenv.linker.syntax import Body, FunctionNode, body_of, given_to_self, members_of
 from grpoenv.linker.values import (
     UNKNOWN,
@@ -37,11 +37,8 @@ from grpoenv.linker.values import (
     Value,
 )
 
-__all__ = ["Platform", "World", "is_dictionary"]
+__all__ = ["World"]
 
-_EXTENSIONS = (".so", ".pyd", ".dylib")
-_DICT_CALLS = ("dict", "OrderedDict")
-_SOURCES = ("module", "package")
 _GIVING = (
     r"\.NAME\s*(?::[^=\n]+|[,)\]][^=\n]*)?[-+*/|&]?=[^=]",  # assigned, among others or with a hint
     r"(?:setattr|patch)\w*\([^\n]*[\"']NAME[\"']",
@@ -52,46 +49,8 @@ _GIVING = (
 _OF_CUDA = re.compile(r"_cuda_(?:get|set|init)")
 
 
-@dataclass(frozen=True)
-class Platform:
-    """The machine that the code would run on; the default is Linux with an NVIDIA GPU."""
-
-    python: tuple[int, int, int] = (3, 11, 0)
-    sys_platform: str = "linux"
-    system: str = "Linux"
-    os_name: str = "posix"
-    machine: str = "x86_64"
-    device: str = "cuda"
-    torch_without_cuda: bool = False
-
-    @classmethod
-    def named(cls, python: str, system: str, machine: str) -> Platform:
-        """Return the platform of a Python version (``"3.11.7"``) on a system (``"Linux"``)."""
-        release = (*Version(python).release, 0, 0)[:3]
-        return cls(
-            python=(release[0], release[1], release[2]),
-            sys_platform={"Linux": "linux", "Darwin": "darwin", "Windows": "win32"}.get(
-                system, system.lower()
-            ),
-            system=system,
-            os_name="nt" if system == "Windows" else "posix",
-            machine=machine,
-        )
-
-
-@dataclass(frozen=True)
-class _Entry:
-    tree: SourceTree
-    path: str
-    kind: str
-
-
-class World:
-    """The packages to link.
-
-    ``absent`` names the packages that are certainly not installed; of a package that is neither in
-    ``trees`` nor there, nothing is known.
-    """
+class World(Packages):
+    """What names mean in the packages, as far as their sources, versions and the platform tell."""
 
     def __init__(
         self,
@@ -100,21 +59,14 @@ class World:
         platform: Platform | None = None,
         absent: frozenset[NormalizedName] = frozenset(),
     ) -> None:
-        self.trees = {tree.name: tree for tree in trees}
-        self.platform = platform or Platform()
-        self.absent = absent
+        super().__init__(trees, platform=platform, absent=absent)
         self.evaluator = Evaluator(self)
         self.namespaces: dict[str, dict[str, Value]] = {}
         self.patched: dict[tuple[str, str], Value] = {}
         self.open_modules: dict[str, str] = {}
-        self.provided: set[str] = set()
-        self._entries: dict[str, _Entry] = {}
-        self._packages: dict[str, SourceTree] = {}
-        self._modules: dict[str, Module | Opaque | None] = {}
         self._lazy: dict[str, dict[str, str] | None] = {}
         self._exports: dict[str, set[str]] = {}
         self._resolving: set[tuple[str, str]] = set()
-        self._aliases: dict[str, re.Pattern[str] | None] = {}
         self._lookups: dict[tuple[str, str], Value | Absent] = {}
         self._items: dict[tuple[str, str], dict[str, ast.expr] | Unknown] = {}
         self._public: dict[str, frozenset[str] | None] = {}
@@ -124,78 +76,6 @@ class World:
         self._given: set[str] = set()
         self._bodies: dict[FunctionNode, Body] = {}
         self._members: dict[ast.ClassDef, dict[str, FunctionNode | None]] = {}
-        for tree in self.trees.values():
-            self._index(tree)
-
-    @property
-    def versions(self) -> dict[NormalizedName, Version]:
-        """The version of each package."""
-        return {name: tree.version for name, tree in self.trees.items()}
-
-    def tree_of(self, module: str) -> SourceTree | None:
-        """Return the package that a module belongs to, None where it is none of these."""
-        return self._packages.get(module.partition(".")[0])
-
-    def is_absent(self, module: str) -> bool:
-        """Tell whether the package that a module belongs to is certainly not there."""
-        top = module.partition(".")[0]
-        return canonicalize_name(top) in self.absent or lacks_standard_module(
-            top, self.platform.python, windows=self.platform.os_name == "nt"
-        )
-
-    def has_module(self, name: str) -> bool | None:
-        """Tell whether a module can be imported, None if that is not known."""
-        if name in self._entries or name in self.provided:
-            return True
-        if self.tree_of(name) is None:
-            return False if self.is_absent(name) else None
-        return None if self._may_be_alias(name) else False
-
-    def _may_be_alias(self, name: str) -> bool:
-        """Tell whether the package above a module may put it there without a file."""
-        top = name.partition(".")[0]
-        if top not in self._aliases:
-            module = self.module(top)
-            self._aliases[top] = alias_pattern(module) if isinstance(module, Module) else None
-        pattern = self._aliases[top]
-        return pattern is not None and pattern.fullmatch(name) is not None
-
-    def module(self, name: str) -> Module | Opaque | None:
-        """Return a module, parsed on first use; None where there is none of that name."""
-        if name not in self._modules:
-            self._modules[name] = self._load(name)
-        return self._modules[name]
-
-    def submodules(self, package: str) -> Iterator[str]:
-        """Yield the names of all modules below a package."""
-        start = f"{package}."
-        return (name for name in self._entries if name.startswith(start))
-
-    def top_modules(self, packages: Collection[NormalizedName]) -> list[str]:
-        """Return the packages and modules that are imported under a name of their own."""
-        tops: dict[NormalizedName, list[str]] = {name: [] for name in packages}
-        for name, entry in self._entries.items():
-            if "." not in name and entry.kind in _SOURCES and entry.tree.name in tops:
-                tops[entry.tree.name].append(name)
-        found = []
-        for package, names in tops.items():
-            own = package.replace("-", "_")
-            found += [own] if own in names else names
-        return found
-
-    def all_modules(self, packages: Collection[NormalizedName]) -> list[str]:
-        """Return every module below the top modules of ``packages`` that has a source."""
-        return [
-            name
-            for top in self.top_modules(packages)
-            for name in (top, *self.submodules(top))
-            if self._entries[name].kind in _SOURCES
-        ]
-
-    @property
-    def parsed(self) -> list[Module]:
-        """The modules that were parsed so far."""
-        return [module for module in self._modules.values() if isinstance(module, Module)]
 
     def lookup(self, module_name: str, name: str) -> Value | Absent:
         """Return what ``name`` means in a module, as an import of it from there would find."""
@@ -269,7 +149,7 @@ class World:
         module = registry.module
         found: dict[str, ast.expr] = {}
         for statement, tests in module.statements:
-            given = _given(statement, registry.name)
+            given = given_keys(statement, registry.name)
             if given == {} or self.active(tests, module) is False:
                 continue
             if given is None:
@@ -292,17 +172,16 @@ class World:
 
     def gives(self, name: str, line: Iterable[Class]) -> bool:
         """Tell whether any source may give an attribute to an object of one of these classes."""
-        if name in self._given:
-            return True
         own = {each.module.name: each.module for each in line}.values()
+        if name in self._given or any(module.gives_any_attribute for module in own):
+            return True
         giving = [re.compile(part.replace("NAME", re.escape(name))) for part in _GIVING]
-        found = any(module.gives_any_attribute for module in own) or any(
+        if any(
             name in module.text and any(pattern.search(module.text) for pattern in giving)
             for module in (*own, *self.parsed)
-        )
-        if found:
+        ):
             self._given.add(name)
-        return found
+        return name in self._given
 
     def body_of(self, node: FunctionNode) -> Body:
         """Return what the body of a function shows, read once."""
@@ -314,7 +193,8 @@ class World:
         """Return the constructor of a dataclass and its bases, None where that is none or unknown."""
         if not line or not is_dataclass(line[0].node):
             return None
-        names = [name for each in reversed(line) for name in field_names(each.node)]
+        made = [each.node for each in reversed(line) if is_dataclass(each.node)]
+        names = [name for node in made for name in field_names(node)]
         # by name alone: what is left out may have a default that cannot be seen
         return Signature(tuple(names), 0, (), frozenset(), var_positional=True)
 
@@ -333,44 +213,6 @@ class World:
     def forget(self) -> None:
         """Drop what was concluded of names: something was patched since."""
         self._lookups.clear()
-
-    def _index(self, tree: SourceTree) -> None:
-        for path in tree.paths():
-            parts = path.split("/")
-            if not all(part.isidentifier() for part in parts[:-1]):
-                continue
-            stem, dot, ending = parts[-1].partition(".")
-            if ending == "py":
-                is_package = stem == "__init__"
-                name = ".".join(parts[:-1] if is_package else [*parts[:-1], stem])
-                kind = "package" if is_package else "module"
-            elif dot and path.endswith(_EXTENSIONS):
-                name, kind = ".".join([*parts[:-1], stem]), "extension"
-            else:
-                continue
-            if not name or (kind == "extension" and name in self._entries):
-                continue
-            self._entries[name] = _Entry(tree, path, kind)
-            self._packages.setdefault(name.partition(".")[0], tree)
-            for end in range(1, len(parts)):  # folders without an __init__ can be imported too
-                folder = ".".join(parts[:end])
-                self._entries.setdefault(folder, _Entry(tree, "/".join(parts[:end]), "namespace"))
-
-    def _load(self, name: str) -> Module | Opaque | None:
-        entry = self._entries.get(name)
-        if entry is None:
-            return None
-        if entry.kind == "extension":
-            return Opaque(name, f"{entry.tree.locate(entry.path)} is compiled", compiled=True)
-        if entry.kind == "namespace":
-            return Opaque(name, f"{entry.tree.locate(entry.path)} is a folder without __init__.py")
-        return self.parsed_from(entry.tree, entry.path, name, entry.kind == "package")
-
-    def parsed_from(
-        self, tree: SourceTree, path: str, name: str, is_package: bool
-    ) -> Module | Opaque:
-        """Return a module of a package from its source."""
-        return parse(tree, path, name, is_package)
 
     def _taken(self, module: str, name: str) -> Value | Absent:
         """Return what ``from module import name`` binds; its absence is reported over there."""
@@ -472,7 +314,7 @@ class World:
             return Unknown("every module has such names")
         if self._handed_out(module.name) is not None:
             return self._lazily(module, name)
-        if "__getattr__" in module.bindings and not _gives_out_others(module, name):
+        if "__getattr__" in module.bindings and not hands_out_others(module, name):
             return Unknown(f"{module.where()} has a __getattr__")
         if reason := self.open_modules.get(module.name) or module.dynamic:
             return Unknown(reason)
@@ -525,102 +367,3 @@ class World:
                     pass
             self._exports[name] = exported
         return self._exports[name]
-
-
-def _gives_out_others(module: Module, name: str) -> bool:
-    """Tell whether ``__getattr__`` comes from a call that lists its names, and not this one."""
-    for binding in module.bindings["__getattr__"]:
-        call = binding.node
-        if not isinstance(call, ast.Call):
-            return False
-        arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
-        tables = [argument for argument in arguments if isinstance(argument, ast.Dict)]
-        others = [argument for argument in arguments if argument not in tables]
-        if not tables or not all(_is_name(other, "__name__") for other in others):
-            return False
-        for table in tables:
-            keys = [key.value for key in table.keys if isinstance(key, ast.Constant)]
-            if len(keys) < len(table.keys) or name in keys:
-                return False
-    return True
-
-
-def is_dictionary(node: ast.expr) -> bool:
-    """Tell whether an expression is a dictionary, or a call that makes one."""
-    if isinstance(node, ast.Dict):
-        return True
-    return isinstance(node, ast.Call) and _makes_dictionary(node.func)
-
-
-def _makes_dictionary(function: ast.expr) -> bool:
-    """Tell whether a call of ``function`` makes one: ``dict``, ``OrderedDict[str, str]``."""
-    named = function.value if isinstance(function, ast.Subscript) else function
-    return isinstance(named, ast.Name) and named.id in _DICT_CALLS
-
-
-def _given(statement: ast.stmt, registry: str) -> dict[str, ast.expr] | None:
-    """Return the constant keys that a statement gives ``registry``, None if it gives others."""
-    if isinstance(statement, (ast.Assign, ast.AnnAssign)):
-        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-        for target in targets:
-            if _is_name(target, registry) and statement.value is not None:
-                return _literal(statement.value)
-            if isinstance(target, ast.Subscript) and _is_name(target.value, registry):
-                if not isinstance(target.slice, ast.Constant) or statement.value is None:
-                    return None
-                return {str(target.slice.value): statement.value}
-    elif isinstance(statement, ast.AugAssign) and _is_name(statement.target, registry):
-        return _literal(statement.value)
-    elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        call = statement.value
-        if isinstance(call.func, ast.Attribute) and _is_name(call.func.value, registry):
-            if call.func.attr == "update":
-                return _updated(call)
-            if call.func.attr == "setdefault" and isinstance(call.args[0], ast.Constant):
-                return {str(call.args[0].value): call.args[-1]}
-        elif any(_is_name(argument, registry) for argument in call.args):
-            return None
-    return {}
-
-
-def _updated(call: ast.Call) -> dict[str, ast.expr] | None:
-    found: dict[str, ast.expr] = {}
-    for argument in call.args:
-        given = _literal(argument)
-        if given is None:
-            return None
-        found |= given
-    if any(keyword.arg is None for keyword in call.keywords):
-        return None
-    return found | {str(keyword.arg): keyword.value for keyword in call.keywords}
-
-
-def _literal(node: ast.expr) -> dict[str, ast.expr] | None:
-    if isinstance(node, ast.Dict):
-        found: dict[str, ast.expr] = {}
-        for key, value in zip(node.keys, node.values, strict=True):
-            if not isinstance(key, ast.Constant):
-                return None
-            found[str(key.value)] = value
-        return found
-    if isinstance(node, ast.List):
-        return _paired(node)
-    if isinstance(node, ast.Call) and _makes_dictionary(node.func):
-        return _updated(node)
-    return None
-
-
-def _paired(node: ast.List) -> dict[str, ast.expr] | None:
-    """Return what a list of pairs gives a dictionary, None where it is none of constant keys."""
-    found: dict[str, ast.expr] = {}
-    for pair in node.elts:
-        if not isinstance(pair, ast.Tuple) or len(pair.elts) != 2:
-            return None
-        if not isinstance(pair.elts[0], ast.Constant):
-            return None
-        found[str(pair.elts[0].value)] = pair.elts[1]
-    return found
-
-
-def _is_name(node: ast.expr, name: str) -> bool:
-    return isinstance(node, ast.Name) and node.id == name
