@@ -16,7 +16,9 @@ then sums and results are float32 nevertheless, and what would have been folded 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -80,9 +82,9 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def area(memory: Tensor, rows: int, columns: int) -> Tensor:
-    """Return the first elements of flat memory as ``[rows, columns]``."""
-    return memory[: rows * columns].view(rows, columns)
+def area(memory: Tensor, rows: int, columns: int, first: int = 0) -> Tensor:
+    """Return the elements of flat memory from ``first`` on as ``[rows, columns]``."""
+    return memory[first : first + rows * columns].view(rows, columns)
 
 
 def multiply(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
@@ -140,6 +142,17 @@ class RowBlock:
             outer,
             self.slope[rows],
         )
+
+    @cached_property
+    def _by_label(self) -> tuple[Tensor, Tensor, list[int]]:
+        labels, rows = self.targets.sort(stable=True)
+        return labels, rows, labels.tolist()
+
+    def labels_inside(self, start: int, width: int) -> tuple[Tensor, Tensor]:
+        """Return the rows whose label lies in a tile, and its column there; both int64 ``[r]``."""
+        labels, rows, known = self._by_label
+        inside = slice(bisect_left(known, start), bisect_left(known, start + width))
+        return rows[inside], labels[inside] - start
 
     def folded_hidden(self) -> Tensor:
         """Return the hidden rows times ``inner``, ``[R, H]`` in the compute dtype."""
@@ -229,12 +242,12 @@ class Head:
         """The shape that says how many rows can be kept."""
         return self.shape
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """Compute dtype of the problem."""
         return compute_dtype(torch.promote_types(self.hidden.dtype, self.weight.dtype))
 
-    @property
+    @cached_property
     def operand(self) -> torch.dtype:
         """Dtype in which matrices enter products."""
         dtype = self.weight.dtype

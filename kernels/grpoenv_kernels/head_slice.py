@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grpoenv_kernels.head import Head
-from grpoenv_kernels.softmax_tile import RowScores, RowSums, labels_inside
+from grpoenv_kernels.softmax_tile import RowScores, RowSums
 
 __all__ = ["HeadSlice", "Share"]
 
@@ -85,6 +85,6 @@ class HeadSlice(Head):
     def label_rows(self, targets: Tensor) -> Tensor:
         """Return the weight rows of labels ``[R, H]``, zeros for those of other processes."""
         found = self.empty(len(targets), self.shape[1]).zero_()
-        rows, own = labels_inside(targets, 0, len(self.weight))
-        found[rows] = super().label_rows(own)
+        rows = ((targets >= 0) & (targets < len(self.weight))).nonzero()[:, 0]
+        found[rows] = super().label_rows(targets[rows])
         return found

@@ -83,8 +83,8 @@ class KeptBlock:
         return KeptBlock(block, sums, memory, head.pitch(gradient), lent=True)
 
     def _weights(self, tile: slice) -> Tensor:
-        place = self.memory[tile.start * self.pitch :]
-        return area(place, len(self.rows.targets), tile.stop - tile.start)
+        first, width = tile.start * self.pitch, tile.stop - tile.start
+        return area(self.memory, len(self.rows.targets), width, first)
 
     def fold(self, columns: Tensor, bias: Tensor | None, tile: slice, work: Workspace) -> None:
         """Score one tile, whose weight rows are ``columns`` ``[C, H]``, and keep its weights."""

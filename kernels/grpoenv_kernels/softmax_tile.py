@@ -35,14 +35,14 @@ __all__ = [
     "gradient_tile",
     "label_logits",
     "label_slope",
-    "labels_inside",
     "lowest",
     "scale_rows",
 ]
 
 # A reference may lie this many powers of two below the largest logit: 2 ** 8 is in the range of
-# every dtype, float16 included.
+# every dtype, float16 included. float32 has the range for more, and for sums of a vocabulary.
 SLACK = 8
+_WIDE_SLACK = 64
 
 
 class Upstream(NamedTuple):
@@ -68,12 +68,13 @@ class RowSums:
 
     Attributes:
         reference: an integer near the largest logit other than the label's, or a large negative
-            number before any; it is raised when a tile exceeds it by more than ``SLACK``, which
+            number before any; it is raised when a tile exceeds it by more than a slack, which
             after the first tile is rare.
         total: sum of ``2 ** (z - reference)`` over the other columns.
         moment: sum of ``2 ** (z - reference) * (z - reference)``, ``None`` when no entropy is
             asked for.
         label: the label's own logit, NaN until its tile was seen.
+        at_zero: whether every reference is known to be 0, so that nothing need be subtracted.
 
     """
 
@@ -81,6 +82,7 @@ class RowSums:
     total: Tensor
     moment: Tensor | None
     label: Tensor
+    at_zero: bool = False
 
     @staticmethod
     def start(rows: int, like: Tensor, moment: bool) -> RowSums:
@@ -114,20 +116,25 @@ class RowSums:
             self.moment = self.moment + other.moment
         self.label = torch.where(self.label.isnan(), other.label, self.label)
 
-    def raise_to(self, peak: Tensor) -> Tensor | None:
+    def raise_to(self, peak: Tensor, slack: int) -> Tensor | None:
         """Move the references up to a tile's peaks; return the factors ``[R]`` on what was before.
 
         The factors are powers of two, and 1 where the reference stays; ``None`` where all do, as
-        is the rule after the first tile: then :attr:`reference` stays the same tensor.
+        is the rule after the first tile: then :attr:`reference` stays the same tensor. Peaks near 0
+        are met by 0, unless there are moments, which are the more exact the nearer a reference is.
         """
-        above = peak > self.reference + SLACK
+        above = peak > self.reference + slack
         if not bool(above.any()):
             return None
-        return self.move_to(torch.where(above, peak.floor(), self.reference))
+        near = slack // 2 if self.moment is None else 0
+        level = torch.where(peak.abs() > near, peak.floor(), 0.0)
+        factor = self.move_to(torch.where(above, level, self.reference))
+        self.at_zero = not bool(self.reference.any())
+        return factor
 
     def move_to(self, reference: Tensor) -> Tensor:
         """Make the sums relative to references that are not lower; return the factors on them."""
-        old, self.reference = self.reference, reference
+        old, self.reference, self.at_zero = self.reference, reference, False
         factor = torch.exp2(old - self.reference)
         if self.moment is not None:
             self.moment = factor * (self.moment + (old - self.reference) * self.total)
@@ -188,13 +195,6 @@ def lowest(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).min / 2
 
 
-def labels_inside(targets: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return the rows whose label lies in a tile, and its column there; both int64 ``[r]``."""
-    local = targets - start
-    rows = ((local >= 0) & (local < width)).nonzero()[:, 0]
-    return rows, local[rows]
-
-
 def _cap(product: Tensor, outer: Tensor | None) -> Tensor:
     return product if outer is None else product.tanh_().mul_(outer)
 
@@ -249,12 +249,14 @@ def fold_tile(
         moved: Tensor = _device().fold_tile(product, weights, block, bias, start, sums, keep)
         return moved
     logits = _cap(block.fold(product, bias), block.outer)
-    rows, local = labels_inside(block.targets, start, logits.shape[1])
+    rows, local = block.labels_inside(start, logits.shape[1])
     sums.label[rows] = logits[rows, local]
     logits[rows, local] = -torch.inf
-    factor = sums.raise_to(logits.amax(1))
+    wide = weights.dtype.itemsize > 2
+    factor = sums.raise_to(logits.amax(1), _WIDE_SLACK if wide else SLACK)
     tangent = _slope(logits, block.outer) if keep and block.outer is not None else None
-    logits.sub_(sums.reference[:, None])
+    if not sums.at_zero:
+        logits.sub_(sums.reference[:, None])
     torch.exp2(logits, out=weights)
     sums.total += weights.sum(1)
     if sums.moment is not None:
@@ -323,7 +325,7 @@ def gradient_tile(
         _device().gradient_tile(product, out, block, bias, start, coefficients)
         return out
     logits = _cap(block.fold(product, bias), block.outer)
-    rows, local = labels_inside(block.targets, start, logits.shape[1])
+    rows, local = block.labels_inside(start, logits.shape[1])
     tangent = None if block.outer is None else _slope(logits, block.outer)
     logits.sub_(coefficients.log_z[:, None])
     if coefficients.tilt is None:

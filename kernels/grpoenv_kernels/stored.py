@@ -22,7 +22,7 @@ from grpoenv_kernels.head import Gradients, Head, Needs, accumulate
 from grpoenv_kernels.kept import KeptBlock, LiveRows, Workspace
 from grpoenv_kernels.local_objective import Objective, Swept, row_terms
 from grpoenv_kernels.passes import Recomputed, TileSums
-from grpoenv_kernels.softmax_tile import RowScores, RowSums, Upstream, labels_inside
+from grpoenv_kernels.softmax_tile import RowScores, RowSums, Upstream
 from grpoenv_kernels.streamed import sweep_streamed
 from grpoenv_kernels.tiles import Place
 
@@ -169,7 +169,7 @@ class _Part:
         """Add to the gradients by one tile's columns, from its weights ``share``."""
         inner, live = self.live.block.inner, self.live
         sums.add(share, self.scaled, (inner * live.scale)[:, 0])
-        rows, local = labels_inside(live.block.targets, tile.start, share.shape[1])
+        rows, local = live.block.labels_inside(tile.start, share.shape[1])
         sums.add_rows(local, self.labelled[rows], (inner * live.label)[rows, 0])
 
     def finish(self, head: Head, total: Tensor | None) -> None:

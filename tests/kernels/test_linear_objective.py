@@ -90,6 +90,34 @@ def test_loss_and_gradients_are_those_of_full_logits(
         assert relative_error(mine, other) <= tolerance
 
 
+@pytest.mark.parametrize("budget", list(BUDGETS.values()), ids=list(BUDGETS))
+@pytest.mark.parametrize("entropy", [False, True])
+@pytest.mark.parametrize("steps", [(0, 90), (-500, 20), (-70, -60, 60, 75), (400, -400), (-3, 40)])
+def test_logits_may_lie_at_any_level_and_rise_from_tile_to_tile(
+    make_problem, plain_scores, relative_error, steps, entropy, budget
+):
+    problem = make_problem(rows=40, vocabulary=400, dtype=torch.float32)
+    bias = torch.tensor(steps, dtype=torch.float32).repeat_interleave(400 // len(steps))
+    found = linear_objective(
+        problem.hidden,
+        problem.weight,
+        problem.targets,
+        squares(torch.ones(40)),
+        bias=bias,
+        entropy=entropy,
+        budget_bytes=budget,
+    )
+    exact = [leaf.detach().double().requires_grad_() for leaf in problem.leaves()[:2]]
+    logps, entropies = plain_scores(*exact, problem.targets, bias=bias.double())
+    assert relative_error(found.logps, logps) < 1e-6
+    if found.entropies is not None:
+        assert relative_error(found.entropies, entropies) < 1e-5
+    leaves = (problem.hidden, problem.weight)
+    best = torch.autograd.grad(squares(torch.ones(40))(logps, slice(None)).sum(), exact)
+    for mine, other in zip(torch.autograd.grad(found.loss, leaves), best, strict=True):
+        assert relative_error(mine, other) < 2e-5
+
+
 @pytest.mark.parametrize("trainable", [False, True])
 def test_half_a_loss_has_half_a_gradient_exactly(make_problem, trainable):
     problem = make_problem(dtype=torch.float32)
