@@ -25,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 
 def main(options: dict[str, Any]) -> None:
     """Print the outcome of the import and of the steps."""
+    sys.path.append(os.getcwd())  # as a notebook has it: unsloth 2025.3.3 imports from its cache there
     with neighbour(HERE, "_made_up_gpu").made_up_gpu():
         outcome = tried(import_unsloth)
     if outcome["outcome"] == "runs":
@@ -82,13 +83,14 @@ def tiny_model(sizes: dict[str, Any]) -> Any:
     config = transformers.Qwen2Config(**sizes, torch_dtype=torch.float32)
 
     class Qwen2(transformers.Qwen2ForCausalLM):  # type: ignore[misc,name-defined]
-        def forward(self, *args: Any, **keywords: Any) -> Any:
+        def forward(self, *args: Any, num_logits_to_keep: int = 0, **keywords: Any) -> Any:
+            # unsloth's generate of early 2025 gives this to any model, and its own models take it.
+            keep = num_logits_to_keep or keywords.get("logits_to_keep", 0)
             asked = os.environ.get("UNSLOTH_RETURN_HIDDEN_STATES", "0") == "1"
             hidden = asked and not keywords.get("use_cache")  # as unsloth's: not while it generates
             keywords["output_hidden_states"] = hidden or keywords.get("output_hidden_states")
             found = super().forward(*args, **keywords)
             if hidden:
-                keep = keywords.get("logits_to_keep", 0)
                 found.logits = found.hidden_states[-1][:, -keep if keep else None :]
             return found
 
@@ -97,6 +99,8 @@ def tiny_model(sizes: dict[str, Any]) -> Any:
         peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
     )
     model.enable_input_require_grads()  # as unsloth's get_peft_model does
+    model.gradient_checkpointing_enable({"use_reentrant": False})  # as that does, too
+    model.gradient_checkpointing_disable()  # until FastLanguageModel.for_training sets the flag
     model.for_training = model.for_inference = lambda *_, **__: model
     return model
 
