@@ -25,7 +25,9 @@ HERE = Path(__file__).resolve().parent
 
 def main(options: dict[str, Any]) -> None:
     """Print the outcome of the import and of the steps."""
-    sys.path.append(os.getcwd())  # as a notebook has it: unsloth 2025.3.3 imports from its cache there
+    sys.path.append(
+        os.getcwd()
+    )  # as a notebook has it: unsloth 2025.3.3 imports from its cache there
     with neighbour(HERE, "_made_up_gpu").made_up_gpu():
         outcome = tried(import_unsloth)
     if outcome["outcome"] == "runs":

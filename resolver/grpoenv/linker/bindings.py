@@ -10,7 +10,7 @@ from grpoenv.linker.faults import Faults, Need
 from grpoenv.linker.flow import Flow
 from grpoenv.linker.frames import Frame
 from grpoenv.linker.reach import Reach
-from grpoenv.linker.signatures import return_lengths
+from grpoenv.linker.signatures import return_lengths, returns_dictionaries
 from grpoenv.linker.values import (
     UNKNOWN,
     Class,
@@ -159,20 +159,24 @@ class Bindings(Reach):
         if isinstance(value, Result) and not any(
             isinstance(element, ast.Starred) for element in target.elts
         ):
-            self._check_lengths(target, value.function, frame)
+            self.check_unpacked(target, value.function, frame)
 
-    def _check_lengths(
+    def check_unpacked(
         self, target: ast.Tuple | ast.List, function: Function, frame: Frame
     ) -> None:
-        lengths = return_lengths(function.node, self.world.body_of(function.node))
-        wanted = len(target.elts)
-        if lengths is None or wanted in lengths:
+        """Report a result that does not unpack into ``target``, or of which only the keys do."""
+        wanted, body = len(target.elts), self.world.body_of(function.node)
+        lengths = return_lengths(function.node, body)
+        if returns_dictionaries(function.node, body):
+            exception, given = "TypeError", "a dictionary, of which the keys are unpacked"
+        elif lengths is not None and wanted not in lengths:
+            exception = "ValueError"
+            given = f"{' or '.join(map(str, sorted(lengths)))} values, not {wanted}"
+        else:
             return
-        name = function.node.name
-        need = Need("result", function.module.name, name, frame.module, target.lineno)
-        given = " or ".join(map(str, sorted(lengths)))
-        reason = f"{function.module.where(function.node)} returns {given} values, not {wanted}"
-        self.fault("ValueError", need, reason, function.module.tree.name)
+        name, home = function.node.name, function.module
+        need = Need("result", home.name, name, frame.module, target.lineno)
+        self.fault(exception, need, f"{home.where(function.node)} returns {given}", home.tree.name)
 
     def _do_Delete(self, node: ast.Delete, frame: Frame) -> Flow:
         for target in node.targets:

@@ -150,6 +150,13 @@ def return_lengths(node: FunctionNode, body: Body) -> frozenset[int] | None:
     return frozenset(lengths) or None
 
 
+def returns_dictionaries(node: FunctionNode, body: Body) -> bool:
+    """Tell whether all that a function returns is written as a dictionary."""
+    if (node.decorator_list and signature_of(node) is None) or body.is_generator:
+        return False
+    return bool(body.returns) and all(isinstance(r.value, ast.Dict) for r in body.returns)
+
+
 def is_dataclass(node: ast.ClassDef) -> bool:
     """Tell whether a class has the constructor that ``dataclass`` makes of its fields."""
     made = [d for d in node.decorator_list if _last_name(d) == "dataclass"]

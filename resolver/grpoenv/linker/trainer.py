@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from grpoenv.linker.execute import Interpreter
@@ -141,6 +141,22 @@ def _follow_methods(interpreter: Interpreter, scope: Frame) -> None:
     with interpreter.unsure():
         for function in replaced.values():
             interpreter.follow(function)
+        for name in kept.keys() - replaced.keys():
+            _check_results(interpreter, kept[name], replaced)
+
+
+def _check_results(
+    interpreter: Interpreter, method: Function, replaced: Mapping[str, Function]
+) -> None:
+    """Report what a method of trl's unpacks and a method in the place of its own does not return."""
+    frame = Frame(method.module)
+    for node in walk(method.node):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
+            call = node.value
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+                holder, function = call.func.value, replaced.get(call.func.attr)
+                if function and isinstance(holder, ast.Name) and holder.id == "self":
+                    interpreter.check_unpacked(node.targets[0], function, frame)
 
 
 def _follow_inherited(interpreter: Interpreter, trainer: Class, names: Iterable[str]) -> None:

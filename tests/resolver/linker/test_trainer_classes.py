@@ -225,3 +225,31 @@ def test_a_helper_that_is_made_once_must_take_what_the_loop_gives_it(
     assert found(*trees) == expected
     assert found(*trees, sure=False) == []
     assert found(unsloth("pass"), *trees) == expected
+
+
+@pytest.mark.parametrize(
+    ("returned", "expected"),
+    [
+        ("None, None", []),
+        ("model()", []),
+        ("{**model}", ["TypeError get_logps"]),
+        ("{'logps': None, 'entropies': None}", ["TypeError get_logps"]),
+        ("None, None, None", ["ValueError get_logps"]),
+    ],
+)
+def test_trl_must_be_able_to_unpack_what_unsloths_method_returns(
+    returned: str, expected: list[str]
+) -> None:
+    parts = PARTS.replace("{loss}", "pass").replace("return model()", f"return {returned}")
+    ours = tree(
+        "unsloth",
+        init="import unsloth.models.rl, unsloth.models.rl_replacements, trl.trainer.grpo_trainer",
+        models____init__="",
+        models__rl=WRITER,
+        models__rl_replacements=parts,
+    )
+    theirs = trl(
+        more="    def get_logps(self, model): return 1, 2\n"
+        "    def _score(self, model):\n        logps, _ = self.get_logps(model)\n"
+    )
+    assert found(theirs, ours, sure=False) == expected
