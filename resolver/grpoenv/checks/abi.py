@@ -21,7 +21,7 @@ from packaging.version import Version
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
 from grpoenv.checks.native import NATIVE, severity_of
 from grpoenv.distributions import Distribution
-from grpoenv.linker.sources import SourceTree
+from grpoenv.source_tree import SourceTree
 from grpoenv.torch_build import TorchBuild, torch_abi, torch_build
 
 __all__ = ["CHECK", "TORCHCODEC", "BuiltFor", "built_for"]

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 
 from packaging.utils import NormalizedName
 from packaging.version import Version
 
 from grpoenv.distributions import Distribution
-from grpoenv.linker.sources import InstalledTree, SourceTree
 from grpoenv.lockfile import Lock
 from grpoenv.matrix import MAIN_PACKAGES, Matrix, Stack
 from grpoenv.probe import Probe
+from grpoenv.source_tree import InstalledTree, SourceTree
 from grpoenv.visible import visible
 
 __all__ = ["MANAGED", "Check", "Environment", "Finding", "Severity", "Use"]
@@ -86,7 +87,7 @@ class Use:
     deep: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Environment:
     """What the checks look at.
 
@@ -104,14 +105,14 @@ class Environment:
     planned: Mapping[NormalizedName, SourceTree] | None = None
     complete: bool = True
 
-    @property
+    @cached_property
     def trees(self) -> Mapping[NormalizedName, SourceTree]:
         """The sources of each package that has some to read."""
         if self.planned is not None:
             return self.planned
         return {name: InstalledTree(found) for name, found in self.installed.items()}
 
-    @property
+    @cached_property
     def versions(self) -> dict[NormalizedName, Version]:
         """The installed versions by canonical name."""
         return {name: distribution.version for name, distribution in self.installed.items()}

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from packaging.utils import NormalizedName, canonicalize_name
 
+from grpoenv import source_tree
 from grpoenv.checks.interface import MANAGED, Check, Environment, Finding, Severity
 from grpoenv.checks.kept import Made, kept_findings, key_of
-from grpoenv.checks.requirements import declared_requirements, marker_environment
+from grpoenv.checks.requirements import declared_requirements
 from grpoenv.torch_build import TorchBuild, torch_build
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _run(environment: Environment) -> Iterator[Finding]:
 
 def stack_consumers(environment: Environment) -> frozenset[NormalizedName]:
     """Return the other packages that declare to need a trainer or an engine of the stack."""
-    declared = declared_requirements(environment.installed, marker_environment(environment.probe))
+    declared = declared_requirements(environment)
     return frozenset(
         name
         for name, requirements in declared.items()
@@ -122,8 +123,7 @@ def _link(
 def _findings(environment: Environment, linkage: Linkage) -> Iterator[Finding]:
     """Yield what is wrong, each thing once; what a declared range says already is left to that."""
     groups: dict[tuple[str, str, str, Severity], list[Fault]] = {}
-    markers = marker_environment(environment.probe)
-    declared = declared_requirements(environment.installed, markers)
+    declared = declared_requirements(environment)
     for fault in linkage.faults:
         consumer, what = fault.need.consumer.tree.name, _missing(environment, fault)
         stated = {canonicalize_name(requirement.name) for requirement in declared[consumer]}
@@ -187,9 +187,9 @@ def _finding(environment: Environment, faults: list[Fault]) -> Finding:
 def _key(environment: Environment, names: Iterable[NormalizedName]) -> str:
     """Return what the result hangs on but for the sources themselves."""
     here = Path(__file__)
-    linker = here.parent.with_name("linker").glob("*.py")
+    sources = [here, Path(source_tree.__file__), *here.parent.with_name("linker").glob("*.py")]
     there = sorted(TOLD_ABSENT & frozenset(environment.installed))
-    return key_of(environment, names, [here, *linker], there, torch_build(environment))
+    return key_of(environment, names, sources, there, torch_build(environment))
 
 
 CHECK = Check(

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
-from grpoenv.checks.requirements import chains, declared_requirements, marker_environment
+from grpoenv.checks.requirements import chains, declared_requirements
 from grpoenv.distributions import Distribution, leftovers
 
 __all__ = ["CHECK", "broken_files", "is_damaged"]
@@ -47,8 +47,7 @@ def is_damaged(distribution: Distribution) -> bool:
 
 def _run(environment: Environment) -> Iterator[Finding]:
     yield from _leftovers(environment)
-    markers = marker_environment(environment.probe)
-    needed = chains(environment, declared_requirements(environment.installed, markers))
+    needed = chains(environment, declared_requirements(environment))
     for name, distribution in environment.installed.items():
         if name not in needed:
             continue

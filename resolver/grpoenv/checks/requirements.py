@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 
 from packaging.markers import default_environment
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
-from grpoenv.distributions import Distribution
 from grpoenv.probe import Probe
 
 __all__ = ["CHECK", "chains", "declared_requirements", "marker_environment"]
@@ -28,13 +28,16 @@ _ONLY_WITH_EXTRA = re.compile(
 _Chains = Mapping[NormalizedName, tuple[NormalizedName, ...]]
 
 
+@lru_cache(maxsize=1)
 def declared_requirements(
-    installed: Mapping[NormalizedName, Distribution], markers: Mapping[str, str]
-) -> dict[NormalizedName, tuple[Requirement, ...]]:
-    """Return the requirements of each of ``installed`` that apply where ``markers`` hold.
+    environment: Environment,
+) -> Mapping[NormalizedName, tuple[Requirement, ...]]:
+    """Return the requirements of each installed package that apply in the environment.
 
-    An extra of a package applies if a requirement that applies itself asks for it.
+    An extra of a package applies if a requirement that applies itself asks for it. Several checks
+    of one environment ask, one after the other.
     """
+    installed, markers = environment.installed, marker_environment(environment.probe)
     texts = {name: installed[name].requires() for name in installed}
     asked: dict[NormalizedName, frozenset[NormalizedName]] = dict.fromkeys(installed, frozenset())
     found = {name: _applying(texts[name], markers, frozenset()) for name in installed}
@@ -90,7 +93,7 @@ def marker_environment(probe: Probe) -> dict[str, str]:
 
 
 def _run(environment: Environment) -> Iterator[Finding]:
-    declared = declared_requirements(environment.installed, marker_environment(environment.probe))
+    declared = declared_requirements(environment)
     led_to = chains(environment, declared)
     for name, needs in declared.items():
         missing = []

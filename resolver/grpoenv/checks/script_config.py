@@ -15,8 +15,7 @@ from packaging.utils import NormalizedName
 
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
 from grpoenv.checks.script import imports_of, read_script
-from grpoenv.linker.signatures import field_names
-from grpoenv.linker.sources import SourceTree
+from grpoenv.source_tree import SourceTree
 
 __all__ = ["CHECK", "CONFIG", "config_fields"]
 
@@ -52,6 +51,8 @@ def _fields(
     class_ = classes.get(name)
     if class_ is None or name in seen:
         return None
+    from grpoenv.linker.signatures import field_names
+
     found = set(field_names(class_))
     for base in class_.bases:
         inherited = _fields(ast.unparse(base), classes, seen | {name})

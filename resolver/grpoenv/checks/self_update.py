@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from packaging.utils import NormalizedName
 
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
+from grpoenv.checks.kept import Made, kept_findings, key_of
 
 __all__ = ["CHECK"]
 
@@ -22,16 +24,27 @@ _SWITCH = "UNSLOTH_DISABLE_AUTO_UPDATES"
 
 
 def _run(environment: Environment) -> Iterator[Finding]:
-    for name in _PACKAGES:
-        if name in environment.trees:
-            path = f"{name.replace('-', '_')}/__init__.py"
-            try:
-                text = environment.trees[name].read(path).decode("utf-8", "replace")
-                lines = list(_installing_lines(ast.parse(text)))
-            except (OSError, KeyError, SyntaxError, ValueError, RecursionError):
-                continue  # ``files`` and ``linkage`` say so
-            if lines and not (_SWITCH in text and environment.use.variables.get(_SWITCH) == "1"):
-                yield _finding(environment, name, path, lines[0], switch=_SWITCH in text)
+    names = [name for name in _PACKAGES if name in environment.trees]
+    if names:
+        switched = environment.use.variables.get(_SWITCH) == "1"
+        key = key_of(environment, names, [Path(__file__)], switched)
+        yield from kept_findings("self-update", key, lambda: _make(environment, names, switched))
+
+
+def _make(environment: Environment, names: Iterable[NormalizedName], switched: bool) -> Made:
+    found, files = [], []
+    for name in names:
+        path = f"{name.replace('-', '_')}/__init__.py"
+        files.append(environment.trees[name].locate(path))
+        try:
+            text = environment.trees[name].read(path).decode("utf-8", "replace")
+            lines = list(_installing_lines(ast.parse(text)))
+        except (OSError, KeyError, SyntaxError, ValueError, RecursionError):
+            continue  # ``files`` and ``linkage`` say so
+        if lines and not (_SWITCH in text and switched):
+            found.append(_finding(environment, name, path, lines[0], switch=_SWITCH in text))
+    # What is in a wheel is told by the wheel's hash, which the key has.
+    return found, files if environment.planned is None else []
 
 
 def _installing_lines(tree: ast.Module) -> Iterator[int]:
@@ -39,10 +52,10 @@ def _installing_lines(tree: ast.Module) -> Iterator[int]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.args:
             function = node.func
-            name = function.attr if isinstance(function, ast.Attribute) else ""
-            texts = [c.value for c in ast.walk(node.args[0]) if isinstance(c, ast.Constant)]
-            if name in _RUNS and _INSTALLS.search(" ".join(map(str, texts))):
-                yield node.lineno
+            if isinstance(function, ast.Attribute) and function.attr in _RUNS:
+                texts = [c.value for c in ast.walk(node.args[0]) if isinstance(c, ast.Constant)]
+                if _INSTALLS.search(" ".join(map(str, texts))):
+                    yield node.lineno
 
 
 def _finding(

@@ -10,17 +10,14 @@ from grpoenv.linker.faults import Fault, Need, Phase
 from grpoenv.linker.link import Linkage, link
 from grpoenv.linker.platforms import Platform
 from grpoenv.linker.script import ProgramTree, link_program
-from grpoenv.linker.sources import InstalledTree, SourceTree
 
 __all__ = [
     "Fault",
-    "InstalledTree",
     "Linkage",
     "Need",
     "Phase",
     "Platform",
     "ProgramTree",
-    "SourceTree",
     "link",
     "link_program",
 ]

@@ -15,10 +15,10 @@ from grpoenv.linker.faults import Fault, Faults, Phase
 from grpoenv.linker.platforms import Platform
 from grpoenv.linker.replaced import check_replaced_methods
 from grpoenv.linker.room import roomy
-from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.trainer import follow_default_run
 from grpoenv.linker.unreachable import reachable
 from grpoenv.linker.world import World
+from grpoenv.source_tree import SourceTree
 
 __all__ = ["FOLLOWED", "Linkage", "link"]
 

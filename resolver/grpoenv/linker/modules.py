@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.syntax import children, walk
+from grpoenv.source_tree import SourceTree
 
 __all__ = ["Binding", "Module", "Opaque", "Test", "catches", "parse", "source_texts"]
 

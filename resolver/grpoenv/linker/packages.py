@@ -12,8 +12,8 @@ from packaging.version import Version
 from grpoenv.linker.lazy import alias_pattern
 from grpoenv.linker.modules import Module, Opaque, parse
 from grpoenv.linker.platforms import Platform
-from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.standard import lacks_standard_module
+from grpoenv.source_tree import SourceTree
 
 __all__ = ["Packages"]
 

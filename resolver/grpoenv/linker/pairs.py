@@ -17,9 +17,9 @@ from grpoenv.linker.flow import keeps
 from grpoenv.linker.frames import Frame
 from grpoenv.linker.link import FOLLOWED
 from grpoenv.linker.room import roomy
-from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.values import Absent, Const, ModuleRef, Registry, Unknown, Value
 from grpoenv.linker.world import World
+from grpoenv.source_tree import SourceTree
 
 __all__ = ["Scan", "Taken", "answers", "first_failure", "scan"]
 

@@ -21,7 +21,6 @@ from grpoenv.linker.faults import Fault, Faults, Need, Phase
 from grpoenv.linker.link import FOLLOWED
 from grpoenv.linker.modules import Module, Opaque, parse
 from grpoenv.linker.room import roomy
-from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.syntax import Body, FunctionNode, body_of
 from grpoenv.linker.trainer import (
     LOADER,
@@ -33,6 +32,7 @@ from grpoenv.linker.trainer import (
 )
 from grpoenv.linker.values import ModuleRef
 from grpoenv.linker.world import World
+from grpoenv.source_tree import SourceTree
 
 __all__ = ["RunOutcome", "RunSources", "config_sources", "default_run", "run_sources"]
 

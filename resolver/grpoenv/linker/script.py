@@ -13,9 +13,9 @@ from grpoenv.linker.faults import Fault, Faults
 from grpoenv.linker.modules import Module
 from grpoenv.linker.platforms import Platform
 from grpoenv.linker.room import roomy
-from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.values import Class, Function
 from grpoenv.linker.world import World
+from grpoenv.source_tree import SourceTree
 
 __all__ = ["ProgramTree", "link_program"]
 

@@ -22,7 +22,6 @@ from grpoenv.linker.modules import Binding, Module, Opaque, Test
 from grpoenv.linker.packages import Packages
 from grpoenv.linker.platforms import Platform
 from grpoenv.linker.signatures import Signature, field_names, is_dataclass
-from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.syntax import Body, FunctionNode, body_of, given_to_self, members_of
 from grpoenv.linker.values import (
     UNKNOWN,
@@ -36,6 +35,7 @@ from grpoenv.linker.values import (
     Unknown,
     Value,
 )
+from grpoenv.source_tree import SourceTree
 
 __all__ = ["World"]
 

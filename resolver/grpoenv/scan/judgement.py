@@ -23,11 +23,11 @@ from packaging.utils import NormalizedName
 import grpoenv.linker
 from grpoenv.linker import Fault, Linkage, Platform, link
 from grpoenv.linker.modules import Module, Opaque
-from grpoenv.linker.sources import SourceTree
 from grpoenv.linker.syntax import Body, FunctionNode
 from grpoenv.linker.world import World
 from grpoenv.scan.kept import Kept
 from grpoenv.scan.sets import WheelSet
+from grpoenv.source_tree import SourceTree
 from grpoenv.update_network import effective_index
 from grpoenv.wheels import (
     RangeClient,

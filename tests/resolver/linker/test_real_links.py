@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from grpoenv.distributions import distributions
-from grpoenv.linker import InstalledTree, link
+from grpoenv.linker import link
+from grpoenv.source_tree import InstalledTree
 from grpoenv.uv import run_uv
 
 pytestmark = pytest.mark.real

@@ -1,4 +1,4 @@
-"""Where the linker reads sources from: an installed package, or anything else that looks like one."""
+"""Where sources are read from: an installed package, or anything else that looks like one."""
 
 from __future__ import annotations
 
