@@ -40,7 +40,7 @@ from pair_runs import run_verdicts
 import grpoenv.linker
 from grpoenv import __version__
 from grpoenv.errors import GrpoenvError
-from grpoenv.linker.pairs import Scan, Taken, answers, first_failure, scan
+from grpoenv.linker.pairs import Parsed, Scan, Taken, answers, first_failure, scan
 from grpoenv.pair_verdicts import (
     Classification,
     Release,
@@ -343,9 +343,9 @@ def examined(
 ) -> tuple[list[Examined], list[Examined]]:
     """Scan every release, and ask each for all that any release of the other package takes."""
     with ProcessPoolExecutor() as pool:
-        ours = list(pool.map(partial(scanned, kept, ["unsloth"]), unsloths))
+        ours = list(pool.map(partial(scanned, kept, ["unsloth"], []), unsloths))
         modules = sorted({taken.module for taken in needs(ours)})
-        theirs = list(pool.map(partial(scanned, kept, modules), zoos))
+        theirs = list(pool.map(partial(scanned, kept, modules, needs(ours)), zoos))
         zoo_has = pool.map(partial(answered, kept, needs(ours)), zoos)
         unsloth_has = pool.map(partial(answered, kept, needs(theirs)), unsloths)
         return (
@@ -389,8 +389,11 @@ def kept_scans() -> Path:
     return user_cache_folder() / "pairs" / digest.hexdigest()[:16]
 
 
-def scanned(kept: Path, modules: list[str], wheel: WheelFile) -> Examined:
-    """Return the scan of a release, from its file if that covers ``modules``."""
+def scanned(kept: Path, modules: list[str], wanted: list[Taken], wheel: WheelFile) -> Examined:
+    """Return the scan of a release, from its file if that covers ``modules``.
+
+    While its sources are parsed, it is asked for what is ``wanted`` as well.
+    """
     file = kept / f"{wheel.filename}.takes"
     if file.is_file():
         data = json.loads(file.read_text())
@@ -403,7 +406,10 @@ def scanned(kept: Path, modules: list[str], wheel: WheelFile) -> Examined:
             return Examined(release, Scan(data["version"], takes))
     with closing(RangeClient(credentials=index_address)) as client:
         tree = WheelTree(wheel, client, SpanStore())
-        found = scan(tree, "unsloth_zoo" if wheel.name == UNSLOTH else "unsloth", modules)
+        parsed: Parsed = {}
+        other = "unsloth_zoo" if wheel.name == UNSLOTH else "unsloth"
+        found = scan(tree, other, modules, parsed)
+        keep_answers(kept, wheel, answers(tree, wanted, parsed))
         release = declared(tree)
     rows = {
         module: [[taken.module, taken.name, taken.key, place] for taken, place in takes]
@@ -448,10 +454,15 @@ def answered(kept: Path, wanted: list[Taken], wheel: WheelFile) -> dict[Taken, b
     missing = [taken for taken in wanted if taken not in known]
     if missing:
         with closing(RangeClient(credentials=index_address)) as client:
-            known.update(answers(WheelTree(wheel, client, SpanStore()), missing))
-        kept_rows = [[t.module, t.name, t.key, answer] for t, answer in known.items()]
-        file.write_text(json.dumps(kept_rows))
+            known.update(answers(WheelTree(wheel, client, SpanStore()), missing, {}))
+        keep_answers(kept, wheel, known)
     return {taken: known[taken] for taken in wanted}
+
+
+def keep_answers(kept: Path, wheel: WheelFile, known: Mapping[Taken, bool | None]) -> None:
+    """Write what a release was found to have, and not to have."""
+    rows = [[taken.module, taken.name, taken.key, answer] for taken, answer in known.items()]
+    (kept / f"{wheel.filename}.has").write_text(json.dumps(rows))
 
 
 if __name__ == "__main__":

@@ -72,18 +72,24 @@ class Calls(Bindings):
         self._most_calls = _MAX_CALLS
 
     def _eval_Call(self, node: ast.Call, frame: Frame) -> Value:
-        if isinstance(node.func, ast.Attribute) and node.func.attr == "append" and node.args:
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if method == "append" and node.args:
             self._note_append(node, frame)
         value = super()._eval_Call(node, frame)
-        if isinstance(node.func, ast.Attribute) and node.func.attr in _TAKES_OUT:
-            if isinstance(node.func.value, ast.Name):
-                if isinstance(self.name(node.func.value.id, frame), Keywords):
-                    self.bind(node.func.value.id, UNKNOWN, frame)
-        if isinstance(node.func, ast.Attribute) and node.func.attr == "register":
+        if method in _TAKES_OUT:
+            self._note_loss(node, frame)
+        elif method == "register":
             self._check_registration(node, frame)
-        if isinstance(node.func, ast.Name) and node.func.id == "setattr" and len(node.args) == 3:
+        elif isinstance(node.func, ast.Name) and node.func.id == "setattr" and len(node.args) == 3:
             self._setattr(node, frame)
         return value
+
+    def _note_loss(self, node: ast.Call, frame: Frame) -> None:
+        """Note that a dictionary has fewer keys than were put there."""
+        assert isinstance(node.func, ast.Attribute)
+        if isinstance(node.func.value, ast.Name):
+            if isinstance(self.name(node.func.value.id, frame), Keywords):
+                self.bind(node.func.value.id, UNKNOWN, frame)
 
     def _note_append(self, node: ast.Call, frame: Frame) -> None:
         """Note ``LISTS["key"].append(value)``: unsloth keeps what goes into trainers that way."""

@@ -7,6 +7,7 @@ import builtins
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from packaging.utils import NormalizedName, canonicalize_name
@@ -40,16 +41,30 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluator", "truth_of"]
 
-_DICT = ModuleRef("builtins.dict")
 _PLAIN = (str, int, float, bool, type(None))
 _MAX_DEPTH = 60
+_REMEMBERED = 10_000
 _AVAILABLE = re.compile(r"^_?is_(\w+?)_(?:available|installed)$")
 _VERSION_TEST = re.compile(
     r"^is_(\w+?)_(?:version|greater_or_equal|less_or_equal|equal_or_newer)(?:_than)?$"
 )
 _GENERATION = re.compile(r"_v?\d+$")
 _LEAST = re.compile(r"^min(?:imum)?_version$")
-_DEVICE = re.compile(r"^DEVICE_TYPE(?:_TORCH)?$")
+_QUESTIONS = ("is_", "_is_")
+_DEVICES = frozenset(("DEVICE_TYPE", "DEVICE_TYPE_TORCH"))
+_TOLD = frozenset(
+    {
+        "Version",
+        "find_spec",
+        "getattr",
+        "getsource",
+        "hasattr",
+        "machine",
+        "parse",
+        "system",
+        "version",
+    }
+)
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -90,23 +105,26 @@ class Evaluator(Members):
         """Return what an expression gives, ``Unknown`` where that cannot be told."""
         if self._depth > _MAX_DEPTH:
             return Unknown("too deeply nested")
+        kind = type(node)
+        if (method := self._methods.get(kind)) is None:
+            method = self._methods[kind] = self._method_of(kind)
         self._depth += 1
         try:
-            kind = type(node)
-            if kind not in self._methods:
-                self._methods[kind] = getattr(self, f"_eval_{kind.__name__}", self.eval_other)
-            return self._methods[kind](node, frame)
+            return method(node, frame)
         finally:
             self._depth -= 1
+
+    def _method_of(self, kind: type[ast.expr]) -> Callable[[Any, Frame], Value]:
+        found: Callable[[Any, Frame], Value]
+        found = getattr(self, f"_eval_{kind.__name__}", self.eval_other)
+        return found
 
     def eval_other(self, node: ast.expr, frame: Frame) -> Value:
         """Evaluate an expression of which nothing can be known."""
         return UNKNOWN
 
     def _eval_Constant(self, node: ast.Constant, frame: Frame) -> Value:
-        if isinstance(node.value, _PLAIN):
-            return Const(node.value)
-        return UNKNOWN
+        return _constant(node.value) if isinstance(node.value, _PLAIN) else UNKNOWN
 
     def _eval_Tuple(self, node: ast.Tuple, frame: Frame) -> Value:
         plain: list[Plain] = []
@@ -120,7 +138,7 @@ class Evaluator(Members):
 
     def name(self, name: str, frame: Frame) -> Value:
         """Return what a name means in ``frame``; what the device is, the platform tells."""
-        if _DEVICE.match(name):
+        if name in _DEVICES:
             return Const(self.world.platform.device)
         scope: Frame | None = frame
         innermost = True
@@ -263,7 +281,7 @@ class Evaluator(Members):
             callee = self.eval(node.func, frame)
         arguments = [self.eval(argument, frame) for argument in node.args]
         keywords = {keyword.arg: self.eval(keyword.value, frame) for keyword in node.keywords}
-        if callee == _DICT and not arguments:
+        if not arguments and isinstance(callee, ModuleRef) and callee.name == "builtins.dict":
             return self._gathered([keyword.arg for keyword in node.keywords], frame)
         if isinstance(node.func, ast.Attribute):
             made = _text_method(holder, node.func.attr, arguments)
@@ -368,8 +386,10 @@ class Evaluator(Members):
         if isinstance(callee, Function) and (stored := self._stored_answer(callee)) is not None:
             return stored
         name = callee.name if isinstance(callee, ModuleRef) else _function_name(callee, node)
-        texts = [a.value for a in arguments if isinstance(a, Const) and isinstance(a.value, str)]
         last = name.rpartition(".")[2]
+        if last not in _TOLD and not last.startswith(_QUESTIONS):
+            return None
+        texts = [a.value for a in arguments if isinstance(a, Const) and isinstance(a.value, str)]
         if name == "inspect.getsource" and arguments:
             of = arguments[0]
             if isinstance(of, (Function, Class)):
@@ -414,8 +434,6 @@ class Evaluator(Members):
     def _availability(
         self, least: Value | None, function: str, arguments: list[Value], texts: list[str]
     ) -> Value | None:
-        if not function.startswith(("is_", "_is_")):  # told faster than by what follows
-            return None
         if (match := _AVAILABLE.match(function)) and len(arguments) == len(texts) <= 1:
             return self._is_installed(match[1], Const(texts[0]) if texts else least)
         if match := _VERSION_TEST.match(function):
@@ -496,6 +514,11 @@ def _text_method(holder: Value, method: str, arguments: list[Value]) -> Value | 
             return Const(str(getattr(holder.value, method)()))
         return next((a for a in arguments if isinstance(a, Source)), UNKNOWN)
     return None
+
+
+@lru_cache(_REMEMBERED, typed=True)
+def _constant(value: Plain) -> Const:
+    return Const(value)
 
 
 def truth_of(value: Value) -> bool | None:

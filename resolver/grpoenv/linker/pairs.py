@@ -16,12 +16,13 @@ from grpoenv.linker.faults import Faults, Phase
 from grpoenv.linker.flow import keeps
 from grpoenv.linker.frames import Frame
 from grpoenv.linker.link import FOLLOWED
+from grpoenv.linker.modules import Module, Opaque
 from grpoenv.linker.room import roomy
 from grpoenv.linker.values import Absent, Const, ModuleRef, Registry, Unknown, Value
 from grpoenv.linker.world import World
 from grpoenv.source_tree import SourceTree
 
-__all__ = ["Scan", "Taken", "answers", "first_failure", "scan"]
+__all__ = ["Parsed", "Scan", "Taken", "answers", "first_failure", "scan"]
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,33 @@ class _Recorder(Interpreter):
         return super()._eval_Subscript(node, frame)
 
 
-def scan(tree: SourceTree, other: str, modules: Iterable[str]) -> Scan:
-    """Follow the import of each of ``modules`` of a release, one after the other, each anew."""
+Parsed = dict[str, Module | Opaque]
+"""The modules of one release that were parsed so far, by path."""
+
+
+class _ParsingOnce(World):
+    """A release alone; what is asked of it again finds its modules parsed."""
+
+    def __init__(self, tree: SourceTree, parsed: Parsed) -> None:
+        super().__init__([tree])
+        self._parsed = parsed
+
+    def parsed_from(
+        self, tree: SourceTree, path: str, name: str, is_package: bool
+    ) -> Module | Opaque:
+        if path not in self._parsed:
+            self._parsed[path] = super().parsed_from(tree, path, name, is_package)
+        return self._parsed[path]
+
+
+def scan(tree: SourceTree, other: str, modules: Iterable[str], parsed: Parsed) -> Scan:
+    """Follow the import of each of ``modules`` of a release, one after the other, each anew.
+
+    ``parsed`` gets the modules that this parses, and has those of an earlier question.
+    """
     takes = {}
     with roomy():
-        world = World([tree])
+        world = _ParsingOnce(tree, parsed)
         for module in modules:
             if world.has_module(module):
                 recorder = _Recorder(world, other)
@@ -107,10 +130,13 @@ def scan(tree: SourceTree, other: str, modules: Iterable[str]) -> Scan:
     return Scan(str(tree.version), takes)
 
 
-def answers(tree: SourceTree, wanted: Iterable[Taken]) -> dict[Taken, bool | None]:
-    """Tell of each of ``wanted`` whether a release has it, None if sources cannot tell."""
+def answers(tree: SourceTree, wanted: Iterable[Taken], parsed: Parsed) -> dict[Taken, bool | None]:
+    """Tell of each of ``wanted`` whether a release has it, None if sources cannot tell.
+
+    ``parsed`` as for `scan`.
+    """
     with roomy():
-        world = World([tree])
+        world = _ParsingOnce(tree, parsed)
         return {taken: _has(world, taken) for taken in wanted}
 
 

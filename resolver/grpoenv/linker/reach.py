@@ -55,12 +55,13 @@ class Reach(Evaluator, ABC):
         """Follow statements in order."""
         for position, statement in enumerate(body):
             flow = self.statement(statement, frame)
-            if flow in (Flow.OUT, Flow.RAISED):
+            if flow is Flow.ON:
+                continue
+            if flow is not Flow.MAYBE:
                 return flow
-            if flow is Flow.MAYBE:
-                with self.unsure():
-                    rest = self.tolerant(body[position + 1 :], frame)
-                return Flow.OUT if rest in (Flow.OUT, Flow.RAISED) else Flow.MAYBE
+            with self.unsure():
+                rest = self.tolerant(body[position + 1 :], frame)
+            return Flow.OUT if rest in (Flow.OUT, Flow.RAISED) else Flow.MAYBE
         return Flow.ON
 
     def tolerant(self, body: Sequence[ast.stmt], frame: Frame) -> Flow:

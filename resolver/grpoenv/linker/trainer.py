@@ -77,10 +77,15 @@ def _variables(interpreter: Interpreter) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for module in interpreter.world.parsed:
         if module.name not in OTHER_LOADERS:
-            for name, text in SETS_VARIABLE.findall(module.text):
+            for name, text in _settings(module.text):
                 value = Const(text[1:-1]) if module.name == LOADER and text else UNKNOWN
                 found[name] = value if found.get(name, value) == value else UNKNOWN
     return found
+
+
+@lru_cache(_REMEMBERED)
+def _settings(text: str) -> tuple[tuple[str, str], ...]:
+    return tuple(SETS_VARIABLE.findall(text))
 
 
 def _class(interpreter: Interpreter, module: str, name: str) -> Class | None:
@@ -238,7 +243,8 @@ def _written_names(interpreter: Interpreter) -> dict[str, Value]:
     return names
 
 
-def names_in(text: str) -> dict[str, Value]:
+@lru_cache(_REMEMBERED)
+def names_in(text: str) -> Mapping[str, Value]:
     """Return the names that a piece of source binds, whether or not it parses."""
     names: dict[str, Value] = {}
     for defined, assigned, imported in _TOP_LEVEL.findall(text):

@@ -549,12 +549,14 @@ def test_pairs_are_answered_from_what_each_release_takes_alone() -> None:
     )
     old, new = tree(GIVER, sub="R = {'a': 1}"), tree(GIVER, sub="R = {'a': 1}\nb = 1")
     back = tree(GIVER, sub="from unsloth import gone\nR = {'a': 1}\nb = 1")
-    scans = [scan(zoo, USER, ["unsloth_zoo", "unsloth_zoo.sub"]) for zoo in (old, new, back)]
-    taken = scan(user, GIVER, [USER])
-    own = answers(user, takes(*scans))
+    scans = [scan(zoo, USER, ["unsloth_zoo", "unsloth_zoo.sub"], {}) for zoo in (old, new, back)]
+    parsed = {}
+    taken = scan(user, GIVER, [USER], parsed)
+    own = answers(user, takes(*scans), parsed)
+    assert own == answers(user, takes(*scans), {})
     results = []
     for zoo, other in zip((old, new, back), scans, strict=True):
-        failure = first_failure(taken, USER, answers(zoo, takes(taken)), other, own)
+        failure = first_failure(taken, USER, answers(zoo, takes(taken), {}), other, own)
         results.append(failure and (failure[0].what, failure[0].exception, failure[1]))
     assert results == [
         ("unsloth_zoo.sub.b", "ImportError", "unsloth/__init__.py:3"),
@@ -564,11 +566,11 @@ def test_pairs_are_answered_from_what_each_release_takes_alone() -> None:
     guarded = "try:\n    from ._gpu import *\nexcept Refused:\n    pass"
     gpu = "from unsloth_zoo.sub import b"
     for again, found in ((guarded, False), (guarded.replace("Refused", "ImportError"), None)):
-        inside = scan(tree(USER, init=again, _gpu=gpu), GIVER, [USER])
-        failure = first_failure(inside, USER, answers(old, takes(inside)), scans[0], own)
+        inside = scan(tree(USER, init=again, _gpu=gpu), GIVER, [USER], {})
+        failure = first_failure(inside, USER, answers(old, takes(inside), {}), scans[0], own)
         assert (failure is None) == (found is None)
     other_key = Taken("unsloth_zoo.sub", "R", "c")
-    assert answers(new, [other_key]) == {other_key: False}
+    assert answers(new, [other_key], {}) == {other_key: False}
 
 
 def takes(*scans: Scan) -> list[Taken]:
