@@ -135,11 +135,9 @@ class StoredPlan:
         """Plan ``rows`` rows, of which the weight gradient can take ``lent``.
 
         ``shape`` is ``(V, H)``; a kept weight has ``kept_size`` bytes. ``adds`` allows several
-        rounds. Rows that need the budget as well lie in it together if they fit: the products of
-        one block are faster than those of two.
+        rounds.
         """
-        together = TilePlan.stored(rows, shape, itemsize, kept_size, limits).rows == rows
-        lent = rows if rows <= lent else 0 if together else lent
+        lent = min(rows, lent)
         rest = rows - lent
         kept = TilePlan.stored(rest, shape, itemsize, kept_size, limits).rows
         if kept < min(rest, _MIN_STORED_ROWS):

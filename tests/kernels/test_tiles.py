@@ -42,11 +42,3 @@ def test_the_rows_of_a_wide_tile_on_a_cpu_are_not_a_power_of_two_apart(rows, wid
     stored = StoredPlan.of(rows, shape, 4, 4, limits, lent=min(rows, width), adds=True)
     for plan in (TilePlan.streaming(rows, shape, 4, limits), stored):
         assert plan.columns < 256 or plan.columns % 32 == 16
-
-
-def test_rows_that_fit_the_budget_together_are_not_split_between_it_and_the_gradient():
-    limits, shape = Limits.of("cpu"), (32_768, 512)
-    plans = [StoredPlan.of(rows, shape, 4, 4, limits, lent=256, adds=False) for rows in (256, 411)]
-    assert [(plan.lent, plan.kept, plan.again) for plan in plans] == [(256, 0, 0), (0, 411, 0)]
-    many = StoredPlan.of(2000, shape, 4, 4, limits, lent=256, adds=False)
-    assert many.lent == 256 and many.kept and many.again
