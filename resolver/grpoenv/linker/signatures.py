@@ -14,6 +14,7 @@ __all__ = [
     "is_dataclass",
     "misfit",
     "return_lengths",
+    "returns_dictionaries",
     "shape_of",
     "signature_of",
 ]
