@@ -146,8 +146,9 @@ def _follow_methods(interpreter: Interpreter, scope: Frame) -> None:
     with interpreter.unsure():
         for function in replaced.values():
             interpreter.follow(function)
-        for name in kept.keys() - replaced.keys():
-            _check_results(interpreter, kept[name], replaced)
+        for name, method in kept.items():
+            if name not in replaced:
+                _check_results(interpreter, method, replaced)
 
 
 def _check_results(
