@@ -18,9 +18,8 @@ def main(names: list[str]) -> dict[str, Any]:
     """Import ``names`` in this order and say how it went."""
     made_up = names[0] == "--made-up-gpu"
     names = names[1:] if made_up else names
-    sys.path.append(
-        os.getcwd()
-    )  # as a notebook has it: unsloth 2025.3.3 imports from its cache there
+    # As a notebook has it: unsloth 2025.3.3 imports what it wrote there.
+    sys.path.append(os.getcwd())
     try:
         with _made_up_gpu() if made_up else contextlib.nullcontext():
             for name in names:

@@ -25,9 +25,8 @@ HERE = Path(__file__).resolve().parent
 
 def main(options: dict[str, Any]) -> None:
     """Print the outcome of the import and of the steps."""
-    sys.path.append(
-        os.getcwd()
-    )  # as a notebook has it: unsloth 2025.3.3 imports from its cache there
+    # As a notebook has it: unsloth 2025.3.3 imports what it wrote there.
+    sys.path.append(os.getcwd())
     with neighbour(HERE, "_made_up_gpu").made_up_gpu():
         outcome = tried(import_unsloth)
     if outcome["outcome"] == "runs":

@@ -167,16 +167,16 @@ class Bindings(Reach):
         """Report a result that does not unpack into ``target``, or of which only the keys do."""
         wanted, body = len(target.elts), self.world.body_of(function.node)
         lengths = return_lengths(function.node, body)
-        if returns_dictionaries(function.node, body):
-            exception, given = "TypeError", "a dictionary, of which the keys are unpacked"
-        elif lengths is not None and wanted not in lengths:
-            exception = "ValueError"
-            given = f"{' or '.join(map(str, sorted(lengths)))} values, not {wanted}"
-        else:
-            return
         name, home = function.node.name, function.module
         need = Need("result", home.name, name, frame.module, target.lineno)
-        self.fault(exception, need, f"{home.where(function.node)} returns {given}", home.tree.name)
+        where = f"{home.where(function.node)} returns"
+        if returns_dictionaries(function.node, body):
+            reason = f"{where} a dictionary, of which the keys are unpacked"
+            with self.unsure():  # somebody may want the keys
+                self.fault("TypeError", need, reason, home.tree.name)
+        elif lengths is not None and wanted not in lengths:
+            reason = f"{where} {' or '.join(map(str, sorted(lengths)))} values, not {wanted}"
+            self.fault("ValueError", need, reason, home.tree.name)
 
     def _do_Delete(self, node: ast.Delete, frame: Frame) -> Flow:
         for target in node.targets:
