@@ -27,8 +27,12 @@ def units(inputs, frozen: bool, **options) -> float:
 
 @pytest.fixture
 def inputs(make_inputs):
-    """A batch of 24 tokens with an advantage, none of them clipped."""
+    """A batch of 24 tokens with an advantage, none of them clipped, none at its reference.
+
+    Where both log-probabilities are the same to the last bit, a KL term has no derivative.
+    """
     made = make_inputs("full")
+    made["ref_logps"] -= 0.05
     made["advantages"] = torch.tensor([1.0, -1.0, 0.5, -0.5], dtype=torch.float64)
     return made
 
