@@ -13,11 +13,12 @@ log-probability would give a rounded ratio. These are computed in float32 row by
 from __future__ import annotations
 
 import platform
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from grpoenv_kernels.head import Gradients, Head, Needs, RowBlock
+from grpoenv_kernels.head import Gradients, Head, Needs, RowBlock, area
 from grpoenv_kernels.local_objective import Objective, Swept, row_terms
 from grpoenv_kernels.softmax_tile import (
     RowCoefficients,
@@ -27,6 +28,7 @@ from grpoenv_kernels.softmax_tile import (
     fold_tile,
     gradient_tile,
     label_logits,
+    label_slope,
 )
 from grpoenv_kernels.tiles import TilePlan, row_ranges
 
@@ -55,26 +57,40 @@ def sweep_native(
     plan = TilePlan.stored(len(rows), head.shape, 4, 2, head.limits)
     stored = head.empty(min(len(rows), plan.rows), head.shape[0], dtype=torch.bfloat16)
     total = Gradients(head.new_hidden_gradient(len(rows)) if needs[0] else None, None, None, None)
-    losses, grads, found = head.empty(len(rows)), head.empty(len(rows)), []
+    found = [_Found.nothing(head, entropy)]
     for span in row_ranges(len(rows), plan.rows):
         block, products = _block(head, rows[span]), stored[: span.stop - span.start]
         torch.mm(block.hidden, head.weight.t(), out=products)
-        scores = _score(head, block, products, plan, entropy)
-        losses[span], grads[span] = row_terms(objective, scores.logps, rows[span], graded=True)
-        found.append(scores)
-        live = grads[span].nonzero()[:, 0]
-        block, upstream = block.select(live), Upstream(grads[span][live], None)
-        coefficients = RowCoefficients.of(block, scores.select(live), upstream)
-        by_logits = _differentiate(head, block, products, live, plan, coefficients)
+        found.append(_differentiate(head, block, products, rows[span], objective, entropy))
+        live = found[-1].grads.nonzero()[:, 0]
+        by_logits = products[: len(live)]
         if total.hidden is not None:
             into = total.hidden[span].zero_()
             into[live] = torch.mm(by_logits, head.weight)
         if len(rows) <= plan.rows:
-            weight = torch.mm(by_logits.t(), block.hidden) if needs[1] else None
+            weight = torch.mm(by_logits.t(), block.hidden[live]) if needs[1] else None
             bias = by_logits.sum(0, dtype=head.dtype) if needs[2] else None
             total = total._replace(weight=weight, bias=bias)
-    scores = RowScores.concatenate(found or [RowSums.start(0, head.empty(), entropy).scores()])
-    return Swept(losses.sum(), scores, grads, total)
+    whole = _Found.concatenate(found)
+    return Swept(whole.terms.sum(), whole.scores, whole.grads, total)
+
+
+class _Found(NamedTuple):
+    """Terms of the objective, scores, and derivatives by the log-probabilities of ``R`` rows."""
+
+    terms: Tensor
+    scores: RowScores
+    grads: Tensor
+
+    @staticmethod
+    def nothing(head: Head, entropy: bool) -> _Found:
+        none = head.empty()
+        return _Found(none, RowSums.start(0, none, entropy).scores(), none)
+
+    @staticmethod
+    def concatenate(parts: list[_Found]) -> _Found:
+        terms, scores, grads = zip(*parts, strict=True)
+        return _Found(torch.cat(terms), RowScores.concatenate(scores), torch.cat(grads))
 
 
 def _block(head: Head, rows: Tensor) -> RowBlock:
@@ -82,45 +98,53 @@ def _block(head: Head, rows: Tensor) -> RowBlock:
     return RowBlock(hidden, False, head.targets[rows], inner, head.outer(rows), head.slope(rows))
 
 
-def _score(
-    head: Head, block: RowBlock, products: Tensor, plan: TilePlan, entropy: bool
-) -> RowScores:
-    """Score a block from its products ``[R, V]``, which are left as they are."""
-    size = len(block.targets)
-    sums, scratch = RowSums.start(size, head.empty(), entropy), head.empty(size * plan.columns)
-    spare = head.empty(size * plan.columns) if entropy else scratch
-    for tile in plan.tiles(head.shape[0]):
-        area, shape = size * (tile.stop - tile.start), (size, tile.stop - tile.start)
-        product = scratch[:area].view(shape).copy_(products[:, tile])
-        weights, bias = spare[:area].view(shape), head.biases(tile)
-        fold_tile(product, weights, block, bias, tile.start, sums, keep=False)
+def _label_logits(head: Head, block: RowBlock) -> Tensor:
     wide = head.label_rows(block.targets).mul_(block.hidden)
     at_label = None if head.bias is None else head.bias[block.targets].to(head.dtype)
-    sums.label = label_logits(wide.sum(1), block, at_label)
-    return sums.scores()
+    return label_logits(wide.sum(1), block, at_label)
 
 
 def _differentiate(
     head: Head,
     block: RowBlock,
     products: Tensor,
-    live: Tensor,
-    plan: TilePlan,
-    coefficients: RowCoefficients,
-) -> Tensor:
-    """Overwrite the first rows of ``products`` with the gradients of the live rows ``[r, V]``.
+    rows: Tensor,
+    objective: Objective,
+    entropy: bool,
+) -> _Found:
+    """Score rows by their products ``[R, V]``, and overwrite these with the gradients by them.
 
-    These are the gradients by the products, rounded to bfloat16 once.
+    Those of the rows with a derivative come first, without gaps. A few whole rows at a time go
+    through the cache, so that each gradient is made from unrounded weights and rounded once.
     """
-    whole, size = len(live) == len(products), len(live)
-    scratch = head.empty(size * plan.columns)
-    for tile in plan.tiles(head.shape[0]):
-        shape = (size, tile.stop - tile.start)
-        mine = products[:, tile] if whole else products[:, tile][live]
-        product = scratch[: shape[0] * shape[1]].view(shape).copy_(mine)
-        into, bias = products[:size, tile], head.biases(tile)
-        gradient_tile(product, into, block, bias, tile.start, coefficients)
-    return products[:size]
+    size, vocabulary = products.shape
+    most = max(1, min(size, head.limits.tile_elements(head.dtype.itemsize) // vocabulary))
+    scratch = head.empty(most * vocabulary)
+    spare = torch.empty_like(scratch) if entropy else scratch
+    bias, labels = head.biases(slice(None)), _label_logits(head, block)
+    found, filled = [_Found.nothing(head, entropy)], 0
+    for span in row_ranges(size, most):
+        few, sums = block.select(span), RowSums.start(span.stop - span.start, scratch, entropy)
+        logits = area(scratch, len(few.targets), vocabulary).copy_(products[span])
+        weights = area(spare, len(few.targets), vocabulary)
+        fold_tile(logits, weights, few, bias, 0, sums, keep=True)
+        sums.label = labels[span]
+        scores = sums.scores()
+        terms, grads = row_terms(objective, scores.logps, rows[span], graded=True)
+        found.append(_Found(terms, scores, grads))
+        live = grads.nonzero()[:, 0]
+        if not len(live):
+            continue
+        if len(live) < len(grads):
+            few, scores, weights = few.select(live), scores.select(live), weights[live]
+        coefficients = RowCoefficients.of(few, scores, Upstream(grads[live], None))
+        scale = coefficients.level * torch.exp2(sums.reference[live] - scores.log_z)
+        weights.mul_(scale[:, None])
+        by_label = coefficients.label * label_slope(scores, few)
+        weights[torch.arange(len(live)), few.targets] = by_label
+        products[filled : filled + len(live)] = weights
+        filled += len(live)
+    return _Found.concatenate(found)
 
 
 def weight_gradients(

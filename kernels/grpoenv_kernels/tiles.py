@@ -39,6 +39,10 @@ class Limits:
         """Return the limits for ``"cpu"``, or those of a GPU."""
         return _CPU if device_type == "cpu" else _GPU
 
+    def tile_elements(self, itemsize: int) -> int:
+        """Return how many elements a tile has beside stored weights; at least one."""
+        return max(1, min(self.tile, self.budget // 8) // itemsize)
+
 
 # 112 MiB keeps 180 float32 rows of a 152k vocabulary, where matrix products on a CPU still run near
 # their best rate, and stays below 128 MiB with the library's own packing buffers. A tile of 4 MiB
@@ -83,7 +87,7 @@ class TilePlan:
 
         ``shape`` is ``(V, H)``. ``rows`` of the result is 0 if not one row fits.
         """
-        tile = max(1, min(limits.tile, limits.budget // 8) // itemsize)
+        tile = limits.tile_elements(itemsize)
         fit = (limits.budget - 2 * tile * itemsize) // (shape[0] * operand_size)
         block = min(rows, fit)
         if _ROW_STEP <= block < rows:
@@ -143,7 +147,7 @@ class StoredPlan:
         if kept < min(rest, _MIN_STORED_ROWS):
             kept = 0
         again = 0 if kept == rest or (adds and kept) else min(rest - kept, limits.rows)
-        tile = max(1, min(limits.tile, limits.budget // 8) // itemsize)
+        tile = limits.tile_elements(itemsize)
         widest = max(lent, kept, again, 1)
         return StoredPlan(lent, kept, again, _width(tile // widest, shape, itemsize, limits))
 
