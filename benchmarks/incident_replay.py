@@ -20,6 +20,7 @@ from incident_verdicts import Outcome, expected_checks, matching
 from packaging.utils import NormalizedName
 
 from grpoenv.asked_target import asked_probe
+from grpoenv.errors import UndeterminedError
 from grpoenv.gpu_models import capability_of
 from grpoenv.published import Published, Wanted, find_published
 from grpoenv.wheels import RangeClient, SpanStore, fetch_sources, open_wheels
@@ -198,11 +199,14 @@ def _elsewhere(incident: Incident, sides: Parties, situation: Situation, script:
 
 
 def _texts(situation: Situation, names: Sequence[NormalizedName]) -> list[str]:
-    """Return the sources of the packages among ``names`` that are in the situation."""
+    """Return the sources of the packages among ``names`` that are in the situation as wheels."""
     family = [*names, *([NormalizedName("unsloth-zoo")] if "unsloth" in names else [])]
     pins = [f"{n}=={situation.packages[n].public}" for n in family if n in situation.packages]
     probe = asked_probe(python_version=situation.target.python, platform=situation.target.platform)
-    found = find_published(Wanted(tuple(pins), dependencies=False), probe, {}) if pins else None
+    try:
+        found = find_published(Wanted(tuple(pins), dependencies=False), probe, {}) if pins else None
+    except UndeterminedError:  # there are no wheels
+        return []
     return list(_read(found)) if isinstance(found, Published) else []
 
 

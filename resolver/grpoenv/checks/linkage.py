@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 __all__ = ["CHECK", "LINKED", "TOLD_ABSENT", "platform_of", "stack_consumers"]
 
 LINKED = frozenset(MANAGED) - {NormalizedName("numpy")} | {
-    NormalizedName(name) for name in ("vllm", "xformers", "triton")
+    NormalizedName(name)
+    for name in (
+        "deepspeed",
+        "kernels",
+        "liger-kernel",
+        "llm-blender",
+        "mergekit",
+        "triton",
+        "vllm",
+        "xformers",
+    )
 }
 """numpy makes its names in C, so there is nothing to read."""
 

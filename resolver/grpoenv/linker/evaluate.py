@@ -51,6 +51,7 @@ _VERSION_TEST = re.compile(
 _GENERATION = re.compile(r"_v?\d+$")
 _LEAST = re.compile(r"^min(?:imum)?_version$")
 _QUESTIONS = ("is_", "_is_")
+_COMPARES = frozenset(("compare_version", "compare_versions"))
 _DEVICES = frozenset(("DEVICE_TYPE", "DEVICE_TYPE_TORCH"))
 _TOLD = frozenset(
     {
@@ -387,7 +388,7 @@ class Evaluator(Members):
             return stored
         name = callee.name if isinstance(callee, ModuleRef) else _function_name(callee, node)
         last = name.rpartition(".")[2]
-        if last not in _TOLD and not last.startswith(_QUESTIONS):
+        if last not in _TOLD | _COMPARES and not last.startswith(_QUESTIONS):
             return None
         texts = [a.value for a in arguments if isinstance(a, Const) and isinstance(a.value, str)]
         if name == "inspect.getsource" and arguments:
@@ -409,6 +410,8 @@ class Evaluator(Members):
             return self._has(arguments[0], texts[0])
         if name == "builtins.getattr" and len(arguments) > 1 and texts:
             return self._get(arguments, texts[0])
+        if last in _COMPARES and len(arguments) == 3:
+            return self._compared(*arguments)
         least = self._least_version(callee, keywords)
         return self._availability(least, last, arguments, texts)
 
@@ -443,6 +446,16 @@ class Evaluator(Members):
                 want = _version(texts[-1])
                 if isinstance(want, Const):
                     return Const(bool(_OPERATORS[compare](have, want.value)))
+        return None
+
+    def _compared(self, package: Value, operation: Value, wanted: Value) -> Value | None:
+        """Return what ``compare_version("torch", operator.ge, "2.4")`` gives."""
+        parts = [str(part.value) for part in (package, wanted) if isinstance(part, Const)]
+        if isinstance(operation, ModuleRef) and len(parts) == 2:
+            compare: Any = getattr(operator, operation.name.partition("operator.")[2], None)
+            have, want = self.world.versions.get(canonicalize_name(parts[0])), _version(parts[1])
+            if compare in _OPERATORS.values() and have is not None and isinstance(want, Const):
+                return Const(bool(compare(have, want.value)))
         return None
 
     def _installed_version(self, name: str) -> Value:

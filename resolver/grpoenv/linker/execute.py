@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from packaging.utils import NormalizedName
 
@@ -53,6 +53,15 @@ class Interpreter(Statements, Imports, Expressions):
             if module.tree.name in packages and module.name in self.world.namespaces:
                 for statement in module.body:
                     self.follow_statement(statement, module)
+
+    def follow_options(self, starts: Iterable[tuple[str, str]]) -> frozenset[NormalizedName]:
+        """Follow imports that an option may lead to; return the packages that are there for them."""
+        found = {NormalizedName(name) for name, _ in starts} & self.world.trees.keys()
+        self.with_options |= found
+        for package, module in starts:
+            if package in found and self.world.has_module(module):
+                self.begin_option(module)
+        return frozenset(found)
 
     def begin_option(self, name: str) -> None:
         """Follow the import of a module that an option may lead to."""

@@ -44,7 +44,7 @@ class Imports(Bindings):
         if not self.is_new(self._imported.setdefault(name, [])):
             return
         module = self.world.module(name)
-        if isinstance(module, Opaque) and not module.compiled and self.phase is not Phase.OPTION:
+        if isinstance(module, Opaque) and not module.sourceless and self.phase is not Phase.OPTION:
             self.faults.opaque(module)
         if not isinstance(module, Module):
             return

@@ -35,6 +35,12 @@ FOLLOWED = frozenset(
         "huggingface-hub",
         "bitsandbytes",
         "vllm",
+        "deepspeed",
+        "kernels",
+        "liger-kernel",
+        "llm-blender",
+        "mergekit",
+        "torchao",
     )
 )
 """The packages that are followed statement by statement; of others only the names are read."""
@@ -43,6 +49,12 @@ _WITH_OPTIONS = frozenset(
     NormalizedName(name) for name in ("unsloth", "unsloth-zoo", "trl", "peft")
 )
 """The packages whose other functions are followed too: what an option leads to."""
+
+_OPTIONAL_STARTS = (
+    ("liger-kernel", "liger_kernel.transformers.monkey_patch"),
+    ("liger-kernel", "liger_kernel.chunked_loss"),
+)
+"""What ``use_liger_kernel`` and the like lead to."""
 
 _STARTS = (
     ("unsloth", "unsloth"),
@@ -105,12 +117,13 @@ def link(
         follow_default_run(interpreter)
         check_replaced_methods(interpreter)
         check_batches(interpreter)
+        others = _WITH_OPTIONS | consumers
         if options:
-            interpreter.follow_the_rest(_WITH_OPTIONS | consumers)
+            interpreter.follow_the_rest(others)
             check_adapters(interpreter)
+            others |= interpreter.follow_options(_OPTIONAL_STARTS)
         # Millions of syntax nodes are done with: to look for cycles in them costs as much again.
         gc.freeze()
-    others = _WITH_OPTIONS | consumers
     found = [
         fault
         for fault in faults.found.values()

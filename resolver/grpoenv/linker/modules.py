@@ -46,12 +46,12 @@ class Binding:
 class Opaque:
     """A module that is there and cannot be looked into, with the reason.
 
-    One that is ``compiled`` has no source that anyone could miss.
+    One that is ``sourceless``, compiled or a mere folder, has no source that anyone could miss.
     """
 
     name: str
     reason: str
-    compiled: bool = False
+    sourceless: bool = False
 
 
 @dataclass(eq=False)

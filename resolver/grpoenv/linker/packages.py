@@ -156,7 +156,8 @@ class Packages:
         if entry is None:
             return None
         if entry.kind == "extension":
-            return Opaque(name, f"{entry.tree.locate(entry.path)} is compiled", compiled=True)
+            return Opaque(name, f"{entry.tree.locate(entry.path)} is compiled", sourceless=True)
         if entry.kind == "namespace":
-            return Opaque(name, f"{entry.tree.locate(entry.path)} is a folder without __init__.py")
+            reason = f"{entry.tree.locate(entry.path)} is a folder without __init__.py"
+            return Opaque(name, reason, sourceless=True)
         return self.parsed_from(entry.tree, entry.path, name, entry.kind == "package")

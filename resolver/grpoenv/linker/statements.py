@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from packaging.utils import NormalizedName, canonicalize_name
+from packaging.version import Version
 
 from grpoenv.linker.bindings import is_top
 from grpoenv.linker.calls import Calls
@@ -43,6 +47,8 @@ class Statements(Calls):
     def _do_If(self, node: ast.If, frame: Frame) -> Flow:
         truth = truth_of(self.eval(node.test, frame))
         if truth is not None:
+            if truth and isinstance(node.body[0], ast.Raise) and not is_top(frame):
+                self._refuse_version(node.test, node.body[0], frame)
             return self.block(node.body if truth else node.orelse, frame)
         flows, branches = [], []
         for body in (node.body, node.orelse):
@@ -112,6 +118,28 @@ class Statements(Calls):
             self.fault(name, need, reason, tree.name)
         return Flow.RAISED
 
+    def _refuse_version(self, test: ast.expr, node: ast.Raise, frame: Frame) -> None:
+        """Report that a function raises because of the version of a package that it names."""
+        name = exception_name(node)
+        if self._certain is not self._entered or not self._compares_versions(test, frame):
+            return
+        words = {word for part in walk(node) for word in _words_of(part)}
+        named = [tree for each, tree in self.world.trees.items() if each in words]
+        refused = [tree for tree in named if tree is not frame.module.tree]
+        if name and len(refused) == 1:
+            tree = refused[0]
+            need = Need("refusal", tree.name, "", frame.module, node.lineno)
+            self.fault(name, need, f"does not take {tree.version}", tree.name)
+
+    def _compares_versions(self, test: ast.expr, frame: Frame) -> bool:
+        evaluate = self.world.evaluator.eval
+        return any(
+            isinstance(found := evaluate(node.left, frame), Const)
+            and isinstance(found.value, Version)
+            for node in walk(test)
+            if isinstance(node, ast.Compare)
+        )
+
     def _do_With(self, node: ast.With | ast.AsyncWith, frame: Frame) -> Flow:
         kept: frozenset[str] | None = frozenset()
         for item in node.items:
@@ -171,3 +199,9 @@ class Statements(Calls):
 
     def _do_Global(self, node: ast.Global, frame: Frame) -> Flow:
         return Flow.ON
+
+
+def _words_of(node: ast.AST) -> Iterator[NormalizedName]:
+    """Yield what may be names of packages in a piece of text."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield from map(canonicalize_name, re.findall(r"\w(?:[\w.-]*\w)?", node.value))

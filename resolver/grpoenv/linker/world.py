@@ -275,7 +275,8 @@ class World(Packages):
             if source is None:
                 continue  # what is missing gives no names; that it is missing is told elsewhere
             if isinstance(source, Opaque):
-                return Unknown(source.reason)
+                own = f"{module.name}.{name}"  # compiled names are hardly those of modules
+                return ModuleRef(own) if own in self._entries else Unknown(source.reason)
             public = self.public_names(source)
             if name.startswith("_") if public is None else name not in public:
                 continue

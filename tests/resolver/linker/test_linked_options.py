@@ -229,3 +229,85 @@ def test_a_program_is_linked_with_what_it_imports() -> None:
         "ImportError trl.GRPOConfig line 1",
         "TypeError trl.DPOConfig line 6",
     ]
+
+
+def test_a_module_is_a_module_whatever_else_a_compiled_one_hands_out() -> None:
+    user = tree("unsloth", init="import torch\ntorch.amp.gone()\ntorch.other.gone()\n")
+    torch = tree("torch", init="from torch._C import *\n", amp="")
+    torch.files["torch/_C.cpython-311-x86_64-linux-gnu.so"] = b""
+    assert broken(link([user, torch])) == ["AttributeError torch.amp.gone"]
+
+
+REFUSES = """
+from importlib import metadata
+from packaging.version import parse
+def ask():
+    try:
+        found = parse(metadata.version("torchao"))
+    except metadata.PackageNotFoundError:
+        return False
+    if found < parse("0.16.0"):
+        {}
+    return True
+"""
+RAISE = 'raise ImportError(f"Found torchao {found}, which is too old")'
+
+
+@pytest.mark.parametrize(
+    ("version", "what", "found"),
+    [
+        ("0.14.1", RAISE, ["ImportError torchao"]),
+        ("0.16.0", RAISE, []),
+        ("0.14.1", "return False", []),
+        ("0.14.1", "raise ImportError('Found something old')", []),
+    ],
+)
+def test_a_function_that_raises_because_of_a_version_is_a_fault_of_the_option(
+    version: str, what: str, found: list[str]
+) -> None:
+    faults = link([tree("peft", checks=REFUSES.format(what)), tree("torchao", version)]).faults
+    assert [f"{fault.exception} {fault.need.what}" for fault in faults] == found
+    assert not any(fault.sure for fault in faults)
+
+
+def test_what_the_stack_imports_where_it_is_installed_is_followed() -> None:
+    user = (
+        "from importlib import util\nif util.find_spec('torchao') is not None:\n"
+        "    import torchao\n"
+    )
+    torchao = tree("torchao", init="from torch.nn import ScalingType\n")
+    fault = only(link([tree("peft", init=user), torchao, tree("torch", nn="")]))
+    assert (fault.phase.value, fault.sure, fault.start) == ("import", True, "peft")
+
+
+@pytest.mark.parametrize(("version", "found"), [("2.5", []), ("2.4", ["ImportError torch.new"])])
+def test_versions_are_compared_by_an_operator_that_a_call_names(
+    version: str, found: list[str]
+) -> None:
+    user = (
+        "import operator\nfrom .utils import compare_version\n"
+        "if compare_version('torch', operator.lt, '2.5'):\n    from torch import new\n"
+    )
+    helper = "def compare_version(package, operator, target): return probe()\n"
+    trees = [tree("unsloth", init=user, utils=helper), tree("torch", version)]
+    assert broken(link(trees)) == found
+
+
+def test_the_kernels_that_an_option_takes_are_followed_and_no_others() -> None:
+    kernels = tree(
+        "liger-kernel",
+        init="",
+        transformers__monkey_patch="from transformers import gone\n",
+        transformers__trainer="from transformers import gone_too\n",
+    )
+    fault = only(link([kernels, tree("transformers"), tree("trl")]))
+    assert (fault.need.what, fault.phase.value, fault.sure) == (
+        "transformers.gone",
+        "option",
+        False,
+    )
+
+
+def test_a_folder_without_an_init_is_nothing_that_could_not_be_read() -> None:
+    user = tree("unsloth", init="import unsloth.kernels.fast\n", kernels__fast="")
+    assert link([user]).unread == {}
