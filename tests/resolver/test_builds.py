@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from depot import NO_GPU
 from grpoenv.checks import Severity, Use
 from grpoenv.checks.capability import runs_on
+from grpoenv.checks.native import cuda_library
 from grpoenv.gpu import Answer, Gpu, GpuDevice
 from site_packages import Site
 
@@ -123,6 +125,50 @@ def test_xformers_names_its_build(
     found = site.findings("abi")
     assert [f.severity for f in found] == ([Severity.WARNING] if words else [])
     assert all(words in f.message for f in found if words)
+
+
+@pytest.mark.parametrize(
+    ("version", "cuda", "taken"),
+    [
+        ("0.43.2", (12, 4), "12.4"),
+        ("0.43.2", (12, 6), None),
+        ("0.49.2", (12, 6), None),
+        ("0.50.0", (12, 6), "12.5"),
+        ("0.50.0", (12, 0), "12.4"),
+        ("0.50.0", (13, 0), None),
+    ],
+)
+def test_bitsandbytes_takes_another_minor_version_of_cuda_only_since_0_50(
+    version: str, cuda: tuple[int, int], taken: str | None
+) -> None:
+    folder = "bitsandbytes/libbitsandbytes"
+    paths = [f"{folder}_cuda118.so", f"{folder}_cuda124.so", f"{folder}_cuda125.so"]
+    chosen = cuda_library(Version(version), [f"{folder}_cpu.so", *paths], cuda)
+    assert chosen == (taken and f"{folder}_cuda{taken.replace('.', '')}.so")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "others", "severity"),
+    [
+        ("'13.0'", (), Severity.WARNING),
+        ("'13.0'", ("unsloth",), Severity.PROBLEM),
+        ("'12.8'", ("unsloth",), None),
+        ("None", ("unsloth",), None),
+    ],
+)
+def test_bitsandbytes_without_a_library_for_the_cuda_of_torch(
+    site: Site, cuda: str, others: tuple[str, ...], severity: Severity | None
+) -> None:
+    torch(site, "2.11.0", cuda)
+    files = {f"bitsandbytes/libbitsandbytes_cuda{each}.so": "" for each in ("118", "128")}
+    site.put("bitsandbytes", "0.46.0", files=files)
+    for name in others:
+        site.put(name, "2026.1.1")
+    found = [one for one in site.findings("abi") if one.culprit == "bitsandbytes 0.46.0"]
+    assert [one.severity for one in found] == ([severity] if severity else [])
+    for one in found:
+        assert "no library for CUDA 13.0, which torch 2.11.0 is built for" in one.message
+        assert one.evidence == "libbitsandbytes_cuda118.so, libbitsandbytes_cuda128.so"
 
 
 @pytest.mark.parametrize(("unsloth", "severity"), [("", "problem"), ("torchcodec", "warning")])

@@ -19,7 +19,7 @@ from packaging.utils import NormalizedName
 from packaging.version import Version
 
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
-from grpoenv.checks.native import NATIVE, severity_of
+from grpoenv.checks.native import NATIVE, cuda_library, severity_of
 from grpoenv.distributions import Distribution
 from grpoenv.source_tree import SourceTree
 from grpoenv.torch_build import TorchBuild, torch_abi, torch_build
@@ -27,6 +27,7 @@ from grpoenv.torch_build import TorchBuild, torch_abi, torch_build
 __all__ = ["CHECK", "TORCHCODEC", "BuiltFor", "built_for"]
 
 _TORCH = NormalizedName("torch")
+_BITSANDBYTES = NormalizedName("bitsandbytes")
 _LIMIT_BYTES = 64 * 1024
 _CUDA = re.compile(r"(?:^|[+.])cu(?P<digits>\d{2,3})(?!\d)")
 _TORCH_NAME = re.compile(r"(?:torch|pt)(?P<major>\d)\.?(?P<minor>\d+)")
@@ -153,6 +154,8 @@ def _run(environment: Environment) -> Iterator[Finding]:
         for name in NATIVE:
             if name in environment.installed and name != _TORCH:
                 yield from _torch(environment, name)
+        if _BITSANDBYTES in environment.trees:
+            yield from _bitsandbytes(environment, environment.trees[_BITSANDBYTES])
 
 
 def _tags(environment: Environment, name: NormalizedName, accepted: set[Tag]) -> Iterator[Finding]:
@@ -187,6 +190,25 @@ def _torch(environment: Environment, name: NormalizedName) -> Iterator[Finding]:
             environment.label(name),
             f"was built for {reason}; {NATIVE[name].consequence}",
             states.source,
+        )
+
+
+def _bitsandbytes(environment: Environment, tree: SourceTree) -> Iterator[Finding]:
+    """Yield that none of its libraries is for the CUDA of torch."""
+    build, version = torch_build(environment), environment.installed[_BITSANDBYTES].version
+    paths = [path for path in tree.paths() if "libbitsandbytes_cuda" in path]
+    if not paths or not isinstance(build, TorchBuild) or build.cuda is None or build.other:
+        return
+    if cuda_library(version, paths, build.cuda) is None:
+        trained = NormalizedName("unsloth") in environment.installed
+        major, minor = build.cuda
+        yield Finding(
+            Severity.PROBLEM if trained else Severity.WARNING,
+            environment.label(_BITSANDBYTES),
+            f"has no library for CUDA {major}.{minor}, which {environment.label(_TORCH)} is built "
+            f"for; {NATIVE[_BITSANDBYTES].consequence}"
+            + (", and unsloth loads models so unless told otherwise" if trained else ""),
+            ", ".join(sorted(path.rpartition("/")[2] for path in paths)),
         )
 
 

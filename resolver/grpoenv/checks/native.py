@@ -9,12 +9,13 @@ that, on request.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from packaging.utils import NormalizedName
+from packaging.version import Version
 
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
 from grpoenv.checks.kept import Made, kept_findings, key_of
@@ -23,9 +24,12 @@ from grpoenv.gpu import Answer
 from grpoenv.linker_search import LibrarySearch, system_libraries
 from grpoenv.torch_build import TorchBuild, torch_abi, torch_build
 
-__all__ = ["CHECK", "NATIVE", "Native", "libraries_of", "severity_of"]
+__all__ = ["CHECK", "NATIVE", "Native", "cuda_library", "libraries_of", "severity_of"]
 
 _TORCH = NormalizedName("torch")
+_BITSANDBYTES = NormalizedName("bitsandbytes")
+_TAKES_ANOTHER_MINOR = Version("0.50")
+"""The first bitsandbytes that takes a library of another minor version of CUDA."""
 _OF_TORCH = re.compile(r"3c10|2at|5torch|^c10_|^aoti_torch|^torch_")
 """Names that a library of torch alone can give: its C++ name spaces and its C interface."""
 _FROM_DRIVER = ("libcuda.so.1", "libnvidia-ml.so.1")
@@ -147,22 +151,31 @@ def _native_files(environment: Environment, name: NormalizedName) -> list[tuple[
 
 
 def _for_cuda(environment: Environment, paths: list[Path]) -> list[Path]:
-    """Return the one library that bitsandbytes chooses for the CUDA version of torch.
-
-    The same version, or the newest older one, or the oldest newer one, of the same major version
-    (``bitsandbytes.cextension`` of 0.50); none for a torch without CUDA.
-    """
+    """Return the one library that bitsandbytes chooses, none for a torch without CUDA."""
     build = torch_build(environment)
     if not isinstance(build, TorchBuild) or build.cuda is None:
         return []
-    versions = {}
+    version = environment.installed[_BITSANDBYTES].version
+    chosen = cuda_library(version, [str(path) for path in paths], build.cuda)
+    return [Path(chosen)] if chosen else []
+
+
+def cuda_library(version: Version, paths: Iterable[str], cuda: tuple[int, int]) -> str | None:
+    """Return the one of ``paths`` that this bitsandbytes chooses for a CUDA, None without one.
+
+    That of the same version. From 0.50 on also the newest older one, or else the oldest newer one,
+    of the same major version (``bitsandbytes.cextension``).
+    """
+    found = {}
     for path in paths:
-        digits = path.stem.removeprefix("libbitsandbytes_cuda")
+        digits = PurePosixPath(path).stem.removeprefix("libbitsandbytes_cuda")
         if digits.isdigit() and len(digits) >= 3:
-            versions[int(digits[:-1]), int(digits[-1])] = path
-    same = sorted(version for version in versions if version[0] == build.cuda[0])
-    older = [version for version in same if version <= build.cuda]
-    return [versions[(older or same)[-1 if older else 0]]] if same else []
+            found[int(digits[:-1]), int(digits[-1])] = path
+    if cuda in found or version < _TAKES_ANOTHER_MINOR:
+        return found.get(cuda)
+    same = sorted(each for each in found if each[0] == cuda[0])
+    older = [each for each in same if each <= cuda]
+    return found[(older or same)[-1 if older else 0]] if same else None
 
 
 def _run(environment: Environment) -> Iterator[Finding]:
