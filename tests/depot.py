@@ -6,7 +6,7 @@ import base64
 import hashlib
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -90,6 +90,7 @@ class Depot:
         runtime: str = "trl",
         level: str = "resolved",
         python: str = PYTHON,
+        requires: Sequence[str] = (),
         extra: str = "",
     ) -> None:
         """Add a stack whose lock for this interpreter holds ``pins``."""
@@ -114,7 +115,7 @@ class Depot:
             id = "{id_}"
             runtime = "{runtime}"
             summary = "a stack"
-            requires = []
+            requires = {list(requires)}
             as_of = 2026-11-23
             {extra}
             [stack.versions]

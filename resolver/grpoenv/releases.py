@@ -17,14 +17,15 @@ Each other line is a release, those of unsloth first, oldest first::
     uploaded            the day of its first file on the index
     yanked              true or false
     day                 the outcome of ``PACKAGE==VERSION``, as of the day of the upload
-    tried               outcomes as of days in between, oldest first; looked for where neither of
-                        the others is linked
+    tried               outcomes as of days in between, or with more requirements, oldest first;
+                        looked for where neither of the others is linked
     today               the same line, as of ``date``
     digest              of the line so far, so that a change by hand is found out
 
 An outcome is null where it has not been looked for yet, or else::
 
     as_of       what had been published at the end of this day (UTC) was there to choose from
+    also        what was required beside the line, such as "transformers<5"; absent for nothing
     versions    package = "version", the main ones that uv chose; empty where it finds no set
     verdict     "linked"    the linker finds nothing that is missing
                 "import"    an import that a GRPO program makes fails: that of the runtime, or of
@@ -89,6 +90,7 @@ class Outcome:
     culprit: str = ""
     at: str = ""
     reason: str = ""
+    also: str = ""
 
     @property
     def failure(self) -> str:

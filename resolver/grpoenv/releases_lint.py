@@ -25,9 +25,11 @@ def _release(row: Release, today: str) -> Iterator[str]:
         yield f"was uploaded on {row.uploaded}, and its day is {row.day.as_of}"
     if row.today and row.today.as_of != today:
         yield f"has an outcome of {row.today.as_of}, and today is {today}"
-    days = [one.as_of for one in row.tried]
+    days = [one.as_of for one in row.tried if not one.also]
     if days != sorted(set(days)) or any(not row.uploaded < day < today for day in days):
         yield "was tried on days that are not in order between its own and today"
+    if any(one.also and one.as_of != row.uploaded for one in row.tried):
+        yield "was tried with more requirements as of another day than its own"
     for outcome in filter(None, [row.day, *row.tried, row.today]):
         for message in _outcome(row, outcome):
             yield f"as of {outcome.as_of} {message}"

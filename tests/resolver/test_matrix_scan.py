@@ -13,6 +13,7 @@ import pytest
 from depot import Depot
 from grpoenv.cli import main
 from grpoenv.releases import Releases, read_releases, releases_text
+from grpoenv.releases_lint import lint_releases
 from resolver.wheels.wheel_server import WheelServer, serving
 
 PYTHON = f"3.{sys.version_info.minor}"
@@ -129,6 +130,28 @@ def test_a_new_release_leaves_the_others_as_they_are(
     after = read_releases(depot.data.releases)
     assert after.rows[:2] == before.rows
     assert after.rows[2].day == after.rows[2].today
+
+
+def test_a_release_that_no_day_mends_borrows_what_the_nearest_row_requires(
+    depot: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.uploaded["unsloth_zoo-2.0"] = "2025-02-28T11:00:00Z"
+    pins = [depot.wheel("unsloth", "2025.3.1", files=UNSLOTH, requires=["unsloth_zoo>=1.0"])]
+    requires = ["unsloth==2025.3.1", "unsloth_zoo < 2"]
+    depot.stack("unsloth-near", pins, runtime="unsloth", requires=requires)
+    scan(depot, capsys, "--write")
+    unsloth = read_releases(depot.data.releases).rows[0]
+    assert [(one.as_of, one.also, one.verdict) for one in unsloth.tried] == [
+        ("2025-03-04", "", "import"),
+        ("2025-03-15", "", "import"),
+        ("2025-04-15", "", "import"),
+        ("2025-03-01", "unsloth_zoo<2", "linked"),
+    ]
+    assert unsloth.row is unsloth.tried[-1]
+    assert lint_releases(read_releases(depot.data.releases), depot.data.releases) == []
+    before = depot.data.releases.read_bytes()
+    assert scan(depot, capsys, "--write")["changed"] == 0
+    assert depot.data.releases.read_bytes() == before
 
 
 def test_the_report_counts_what_is_broken_and_what_rotted(

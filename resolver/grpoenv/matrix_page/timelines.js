@@ -36,7 +36,7 @@ class ReleaseFacts {
   get outcomes() {
     if (!this.history) return [];
     const { day, tried, today } = this.history;
-    const named = [["as of its day", day], ...tried.map((outcome) => ["as of", outcome]), ["today", today]];
+    const named = [["as of its day", day], ...tried.map((outcome) => [outcome.also ? `with ${outcome.also}` : "as of", outcome]), ["today", today]];
     return named.filter(([, outcome]) => outcome);
   }
 

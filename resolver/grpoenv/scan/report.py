@@ -31,7 +31,8 @@ def given(release: Release, matrix: Matrix) -> str:
             level = max(target.level for target in stack.targets)
             return f"stack {stack.id} ({level})"
     if row := release.row:
-        return f"its set as of {row.as_of} (linked)"
+        also = f" with {row.also}" if row.also else ""
+        return f"its set as of {row.as_of}{also} (linked)"
     if release.unusable:
         return f"unusable because {release.unusable}"
     return "not known yet"

@@ -1,7 +1,8 @@
 """Which releases and days to look at, in what order, and what comes of it.
 
 A release is looked at as of its day and as of today; where neither links, as of some days in
-between: what was missing may have come a little later, before other packages moved on.
+between: what was missing may have come a little later, before other packages moved on. Where that
+does not help either, it is looked at with what the nearest row of the matrix requires besides.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, timezone
 
-from packaging.utils import NormalizedName
+from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
 from grpoenv.errors import UndeterminedError
+from grpoenv.matrix import Matrix
 from grpoenv.probe import Probe
 from grpoenv.releases import Outcome, Release, Releases
 from grpoenv.scan.judgement import Judgement, judge_sets, kept_judgement
@@ -75,10 +77,12 @@ def _index_address() -> str | None:
 class Scanner:
     """Looks at releases for the machine of ``probe``, ``workers`` sets at a time.
 
-    After ``seconds`` nothing new is begun; ``say`` is told how far it is.
+    The rows of ``matrix`` lend their requirements to releases near them. After ``seconds`` nothing
+    new is begun; ``say`` is told how far it is.
     """
 
     probe: Probe
+    matrix: Matrix
     workers: int = 2
     seconds: float = float("inf")
     say: Callable[[str], None] = lambda message: None
@@ -93,9 +97,15 @@ class Scanner:
             cleared = tuple(replace(row, today=None) for row in releases.rows)
             releases = replace(releases, date=today, rows=cleared)
         ends = time.monotonic() + self.seconds
-        for wanted in (_today, _day, *map(_later, _LATER_DAYS)):
+        for wanted in (_today, _day, *map(_later, _LATER_DAYS), self._borrowing):
             releases = self._look(releases, wanted, ends)
         return releases
+
+    def _borrowing(self, row: Release, today: str) -> Asked | None:
+        also = _required_nearby(row, self.matrix)
+        if row.row or row.day is None or not also or any(one.also == also for one in row.tried):
+            return None
+        return Asked(row.package, row.version, row.uploaded, also)
 
     def _look(self, releases: Releases, wanted: _Question, ends: float) -> Releases:
         rows = {(row.package, row.version): row for row in releases.rows}
@@ -154,7 +164,20 @@ def _later(days: int) -> _Question:
     return later
 
 
+def _required_nearby(row: Release, matrix: Matrix) -> str:
+    """Return what the nearest row of the matrix requires beside its release, "" for nothing."""
+    day = date.fromisoformat(row.uploaded)
+    stacks = [s for s in matrix.stacks if s.runtime == row.package and not s.image]
+    if not stacks:
+        return ""
+    nearest = min(stacks, key=lambda stack: abs(stack.as_of - day))
+    others = (one for one in nearest.requires if canonicalize_name(one.name) != row.package)
+    return " ".join(str(one).replace(" ", "") for one in others)
+
+
 def _with(row: Release, outcome: Outcome, today: str) -> Release:
+    if outcome.also:
+        return replace(row, tried=(*row.tried, outcome))
     if outcome.as_of == today and row.today is None:
         row = replace(row, today=outcome)
     if outcome.as_of == row.uploaded:
@@ -166,8 +189,9 @@ def _with(row: Release, outcome: Outcome, today: str) -> Release:
 
 
 def _outcome(asked: Asked, found: WheelSet, judgement: Judgement | None) -> Outcome:
+    also = asked.also
     if found.conflict:
-        return Outcome(asked.as_of, {}, "conflict", reason=found.conflict)
+        return Outcome(asked.as_of, {}, "conflict", reason=found.conflict, also=also)
     if found.unclear or judgement is None:
-        return Outcome(asked.as_of, found.versions, "unclear", reason=found.unclear)
-    return Outcome(asked.as_of, found.versions, **vars(judgement))
+        return Outcome(asked.as_of, found.versions, "unclear", reason=found.unclear, also=also)
+    return Outcome(asked.as_of, found.versions, **vars(judgement), also=also)

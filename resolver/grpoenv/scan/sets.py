@@ -27,16 +27,20 @@ _REASON_LENGTH = 300
 
 @dataclass(frozen=True)
 class Asked:
-    """One release, alone, as of the end of a day (UTC, an ISO date)."""
+    """One release as of the end of a day (UTC, an ISO date), with what ``also`` requires.
+
+    ``also`` has requirements without spaces, one space apart.
+    """
 
     package: NormalizedName
     version: str
     as_of: str
+    also: str = ""
 
     @property
-    def line(self) -> str:
-        """The line of requirements."""
-        return f"{self.package}=={self.version}"
+    def lines(self) -> tuple[str, ...]:
+        """The requirements."""
+        return (f"{self.package}=={self.version}", *self.also.split())
 
     @property
     def until(self) -> str:
@@ -74,10 +78,10 @@ def find_sets(
 
 def _find(asked: Asked, probe: Probe, kept: Kept) -> WheelSet:
     tags = " ".join(probe.platform_tags)
-    key = (asked.line, asked.as_of, probe.interpreter.minor, tags, *sorted(TOLD_ABSENT))
+    key = (" ".join(asked.lines), asked.as_of, probe.interpreter.minor, tags, *sorted(TOLD_ABSENT))
     if (data := kept.get(*key)) is not None:
         return _from_json(data)
-    wanted = Wanted((asked.line,), exclude_newer=asked.until)
+    wanted = Wanted(asked.lines, exclude_newer=asked.until)
     try:
         found = _wheel_set(find_published(wanted, probe, {}))
     except (InputError, UndeterminedError) as error:

@@ -51,6 +51,7 @@ def _scan(options: argparse.Namespace) -> int:
         return 0
     scanner = Scanner(
         asked_probe(python=None, python_version=known.python, platform=known.platform),
+        matrix,
         workers=max(1, options.workers),
         seconds=options.minutes * 60 or float("inf"),
         say=lambda message: print(message, file=sys.stderr),
