@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from grpoenv.linker.arguments import Handed, handed
 from grpoenv.linker.bindings import Bindings
+from grpoenv.linker.evaluate import truth_of
 from grpoenv.linker.faults import Fault, Faults, Need, Phase
-from grpoenv.linker.flow import Thrown
+from grpoenv.linker.flow import Thrown, exception_name, refusals_of
 from grpoenv.linker.frames import Frame
 from grpoenv.linker.members import first_given
 from grpoenv.linker.modules import Module
@@ -212,8 +213,26 @@ class Calls(Bindings):
             need = Need("call", function.module.name, name, frame.module, node.lineno)
             reason = f"{name}() of {function.module.where(function.node)} {why}"
             self.fault("TypeError", need, reason, function.module.tree.name)
-        else:
-            self.faults.met("call", f"{function.module.name}:{name}", frame.module)
+            return
+        self.faults.met("call", f"{function.module.name}:{name}", frame.module)
+        if exception := self._refused(function, node, frame):
+            need = Need("call", function.module.name, name, frame.module, node.lineno)
+            reason = f"{name}() of {function.module.where(function.node)} refuses what it is given"
+            self.fault(exception, need, reason, function.module.tree.name)
+
+    def _refused(self, function: Function, node: ast.Call, frame: Frame) -> str:
+        """Return what a function raises because of its constant arguments and defaults, or ""."""
+        if not (refusals := refusals_of(function.node)):
+            return ""
+        inside = self.frame_of(function, self._constants(function, node, frame))
+        return next(
+            (
+                exception_name(raised)
+                for test, raised in refusals
+                if truth_of(self.world.evaluator.eval(test, inside))
+            ),
+            "",
+        )
 
     def _check_fields(self, cls: Class, node: ast.Call, frame: Frame) -> None:
         """Check that a dataclass has each field that a call gives."""
@@ -258,6 +277,9 @@ class Calls(Bindings):
         """Return what a call hands over, where that decides what code for a batch does."""
         if self.phase is not Phase.RUN or not self._parent_of(function).handles_batch:
             return frozenset()
+        return self._constants(function, node, frame)
+
+    def _constants(self, function: Function, node: ast.Call, frame: Frame) -> Handed:
         evaluate = self.world.evaluator.eval
         return handed(
             node,

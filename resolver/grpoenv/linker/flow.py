@@ -6,7 +6,18 @@ import ast
 from collections.abc import Sequence
 from enum import Enum
 
-__all__ = ["Flow", "Thrown", "exception_name", "joined", "keeps", "last_name", "suppressed"]
+from grpoenv.linker.syntax import FunctionNode
+
+__all__ = [
+    "Flow",
+    "Thrown",
+    "exception_name",
+    "joined",
+    "keeps",
+    "last_name",
+    "refusals_of",
+    "suppressed",
+]
 
 _PARENTS = {
     "ModuleNotFoundError": ("ImportError",),
@@ -58,6 +69,19 @@ def exception_name(node: ast.Raise) -> str:
     if isinstance(raised, ast.Attribute):
         return raised.attr
     return raised.id if isinstance(raised, ast.Name) else ""
+
+
+def refusals_of(node: FunctionNode) -> list[tuple[ast.expr, ast.Raise]]:
+    """Return the ``if ...: raise ...`` that a function begins with, each as test and statement."""
+    found = []
+    body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
+    for statement in body:
+        if not isinstance(statement, ast.If) or statement.orelse:
+            break
+        if not isinstance(statement.body[0], ast.Raise):
+            break
+        found.append((statement.test, statement.body[0]))
+    return found
 
 
 def suppressed(node: ast.expr) -> frozenset[str] | None:

@@ -311,3 +311,25 @@ def test_the_kernels_that_an_option_takes_are_followed_and_no_others() -> None:
 def test_a_folder_without_an_init_is_nothing_that_could_not_be_read() -> None:
     user = tree("unsloth", init="import unsloth.kernels.fast\n", kernels__fast="")
     assert link([user]).unread == {}
+
+
+@pytest.mark.parametrize(
+    ("call", "found"),
+    [
+        ("Layer('a')", ["ValueError kernels.Layer"]),
+        ("Layer('a', version=None)", ["ValueError kernels.Layer"]),
+        ("Layer('a', version=1)", []),
+        ("Layer('a', version=1, revision='main')", ["ValueError kernels.Layer"]),
+        ("Layer('a', version=computed())", []),
+        ("Layer('a', **options)", []),
+    ],
+)
+def test_arguments_that_a_function_begins_with_refusing(call: str, found: list[str]) -> None:
+    layer = (
+        "class Layer:\n    def __init__(self, repo, *, revision=None, version=None):\n"
+        "        '''Takes one of the two.'''\n"
+        "        if revision is not None and version is not None:\n            raise ValueError\n"
+        "        if revision is None and version is None:\n            raise ValueError(repo)\n"
+    )
+    user = f"from kernels import Layer\n{call}\n"
+    assert broken(link([tree("transformers", init=user), tree("kernels", init=layer)])) == found
