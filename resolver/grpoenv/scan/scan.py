@@ -2,7 +2,7 @@
 
 A release is looked at as of its day and as of today; where neither links, as of some days in
 between: what was missing may have come a little later, before other packages moved on. Where that
-does not help either, it is looked at with what the nearest row of the matrix requires besides.
+does not help either, it is looked at with what the nearest rows of the matrix require besides.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ SINCE = {
 """The releases that are looked at: from when each of them had GRPO."""
 _LATER_DAYS = (3, 14, 45)
 """How many days after its own a release is tried, where neither its day nor today links."""
+_NEAREST_ROWS = 2
+"""How many rows of the matrix lend their requirements: one on either side, as a rule."""
 _RUNS_OF_UV = 4
 """How many runs of uv go side by side for each worker: they wait for the index most of the time."""
 _CHUNK = 64
@@ -97,15 +99,17 @@ class Scanner:
             cleared = tuple(replace(row, today=None) for row in releases.rows)
             releases = replace(releases, date=today, rows=cleared)
         ends = time.monotonic() + self.seconds
-        for wanted in (_today, _day, *map(_later, _LATER_DAYS), self._borrowing):
+        borrowing = [self._borrowing] * _NEAREST_ROWS
+        for wanted in (_today, _day, *map(_later, _LATER_DAYS), *borrowing):
             releases = self._look(releases, wanted, ends)
         return releases
 
     def _borrowing(self, row: Release, today: str) -> Asked | None:
-        also = _required_nearby(row, self.matrix)
-        if row.row or row.day is None or not also or any(one.also == also for one in row.tried):
+        tried = {"", *(one.also for one in row.tried)}
+        new = [also for also in _required_nearby(row, self.matrix) if also not in tried]
+        if row.row or row.day is None or not new:
             return None
-        return Asked(row.package, row.version, row.uploaded, also)
+        return Asked(row.package, row.version, row.uploaded, new[0])
 
     def _look(self, releases: Releases, wanted: _Question, ends: float) -> Releases:
         rows = {(row.package, row.version): row for row in releases.rows}
@@ -164,15 +168,19 @@ def _later(days: int) -> _Question:
     return later
 
 
-def _required_nearby(row: Release, matrix: Matrix) -> str:
-    """Return what the nearest row of the matrix requires beside its release, "" for nothing."""
+def _required_nearby(row: Release, matrix: Matrix) -> list[str]:
+    """Return what each of the nearest rows of the matrix requires beside its release."""
     day = date.fromisoformat(row.uploaded)
     stacks = [s for s in matrix.stacks if s.runtime == row.package and not s.image]
-    if not stacks:
-        return ""
-    nearest = min(stacks, key=lambda stack: abs(stack.as_of - day))
-    others = (one for one in nearest.requires if canonicalize_name(one.name) != row.package)
-    return " ".join(str(one).replace(" ", "") for one in others)
+    nearest = sorted(stacks, key=lambda stack: abs(stack.as_of - day))[:_NEAREST_ROWS]
+    return [
+        " ".join(
+            str(one).replace(" ", "")
+            for one in stack.requires
+            if canonicalize_name(one.name) != row.package
+        )
+        for stack in nearest
+    ]
 
 
 def _with(row: Release, outcome: Outcome, today: str) -> Release:
