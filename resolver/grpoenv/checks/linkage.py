@@ -72,8 +72,9 @@ _NAMED_ALIKE = frozenset(
 )
 """Packages whose module has their own name, so that who imports one that is not there fails."""
 
-TOLD_ABSENT = LINKED | _OPTIONAL | _NAMED_ALIKE
-"""The packages of which an import fails for certain where they are not installed."""
+TOLD_ABSENT = (LINKED | _OPTIONAL | _NAMED_ALIKE) - {NormalizedName("kernels")}
+"""The packages of which an import fails for certain where they are not installed: many a program has
+a module of its own that is called kernels."""
 
 
 def _run(environment: Environment) -> Iterator[Finding]:

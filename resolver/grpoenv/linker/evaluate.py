@@ -55,6 +55,7 @@ _COMPARES = frozenset(("compare_version", "compare_versions"))
 _DEVICES = frozenset(("DEVICE_TYPE", "DEVICE_TYPE_TORCH"))
 _TOLD = frozenset(
     {
+        *_COMPARES,
         "Version",
         "find_spec",
         "getattr",
@@ -388,7 +389,7 @@ class Evaluator(Members):
             return stored
         name = callee.name if isinstance(callee, ModuleRef) else _function_name(callee, node)
         last = name.rpartition(".")[2]
-        if last not in _TOLD | _COMPARES and not last.startswith(_QUESTIONS):
+        if last not in _TOLD and not last.startswith(_QUESTIONS):
             return None
         texts = [a.value for a in arguments if isinstance(a, Const) and isinstance(a.value, str)]
         if name == "inspect.getsource" and arguments:
