@@ -17,8 +17,8 @@ Each other line is a release, those of unsloth first, oldest first::
     uploaded            the day of its first file on the index
     yanked              true or false
     day                 the outcome of ``PACKAGE==VERSION``, as of the day of the upload
-    tried               outcomes as of days in between, or with more requirements, oldest first;
-                        looked for where neither of the others is linked
+    tried               outcomes as of days in between, oldest first, and then of its own day with
+                        more requirements; looked for where neither of the others is linked
     today               the same line, as of ``date``
     digest              of the line so far, so that a change by hand is found out
 

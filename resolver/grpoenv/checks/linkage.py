@@ -44,15 +44,11 @@ _TRAINERS = frozenset(
 )
 """Who needs one of these takes names from it that come and go with its versions."""
 
-_OPTIONAL = frozenset(
-    NormalizedName(name)
-    for name in ("vllm", "xformers", "deepspeed", "liger-kernel", "mergekit", "diffusers")
-)
-
 _NAMED_ALIKE = frozenset(
     NormalizedName(name)
     for name in (
         "aiohttp",
+        "diffusers",
         "einops",
         "fastapi",
         "httpx",
@@ -72,7 +68,7 @@ _NAMED_ALIKE = frozenset(
 )
 """Packages whose module has their own name, so that who imports one that is not there fails."""
 
-TOLD_ABSENT = (LINKED | _OPTIONAL | _NAMED_ALIKE) - {NormalizedName("kernels")}
+TOLD_ABSENT = (LINKED | _NAMED_ALIKE) - {NormalizedName("kernels")}
 """The packages of which an import fails for certain where they are not installed: many a program has
 a module of its own that is called kernels."""
 

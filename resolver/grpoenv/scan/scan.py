@@ -130,7 +130,8 @@ class Scanner:
         sets = dict(find_sets(asked, self.probe, workers=self.workers * _RUNS_OF_UV))
         verdicts = dict(self._verdicts(sets.values(), python))
         for one, found in sets.items():
-            yield one, _outcome(one, found, verdicts.get((found.wheels, found.absent)))
+            outcome = _outcome(one, found, verdicts.get((found.wheels, found.absent)))
+            yield one, replace(outcome, also=one.also)
 
     def _verdicts(
         self, sets: Iterable[WheelSet], python: str
@@ -184,22 +185,20 @@ def _required_nearby(row: Release, matrix: Matrix) -> list[str]:
 
 
 def _with(row: Release, outcome: Outcome, today: str) -> Release:
-    if outcome.also:
-        return replace(row, tried=(*row.tried, outcome))
-    if outcome.as_of == today and row.today is None:
-        row = replace(row, today=outcome)
-    if outcome.as_of == row.uploaded:
-        return replace(row, day=outcome)
-    if outcome.as_of != today:
-        tried = sorted([*row.tried, outcome], key=lambda one: one.as_of)
-        return replace(row, tried=tuple(tried))
-    return row
+    if not outcome.also:
+        if outcome.as_of == today and row.today is None:
+            row = replace(row, today=outcome)
+        if outcome.as_of == row.uploaded:
+            return replace(row, day=outcome)
+        if outcome.as_of == today:
+            return row
+    tried = sorted([*row.tried, outcome], key=lambda one: (one.also, one.as_of))
+    return replace(row, tried=tuple(tried))
 
 
 def _outcome(asked: Asked, found: WheelSet, judgement: Judgement | None) -> Outcome:
-    also = asked.also
     if found.conflict:
-        return Outcome(asked.as_of, {}, "conflict", reason=found.conflict, also=also)
+        return Outcome(asked.as_of, {}, "conflict", reason=found.conflict)
     if found.unclear or judgement is None:
-        return Outcome(asked.as_of, found.versions, "unclear", reason=found.unclear, also=also)
-    return Outcome(asked.as_of, found.versions, **vars(judgement), also=also)
+        return Outcome(asked.as_of, found.versions, "unclear", reason=found.unclear)
+    return Outcome(asked.as_of, found.versions, **vars(judgement))
