@@ -17,6 +17,7 @@ from grpoenv import source_tree
 from grpoenv.checks.interface import MANAGED, Check, Environment, Finding, Severity
 from grpoenv.checks.kept import Made, kept_findings, key_of
 from grpoenv.checks.requirements import declared_requirements
+from grpoenv.linker.standard import STANDARD
 from grpoenv.torch_build import TorchBuild, torch_build
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def _finding(environment: Environment, faults: list[Fault]) -> Finding:
     if missing := _missing(environment, fault):
         culprit, what, reason = consumer, missing, f"{missing} is not installed"
     else:
-        provider = environment.label(NormalizedName(fault.provider))
+        provider = _provider(environment, fault)
         culprit = consumer if consumer == provider else f"{consumer} with {provider}"
         what, reason = fault.need.what, fault.reason
     return Finding(
@@ -189,6 +190,12 @@ def _finding(environment: Environment, faults: list[Fault]) -> Finding:
         f"{reason}{more}",
         fault.need.where,
     )
+
+
+def _provider(environment: Environment, fault: Fault) -> str:
+    if fault.provider == STANDARD:
+        return f"Python {environment.probe.interpreter.minor}"
+    return environment.label(NormalizedName(fault.provider))
 
 
 def _key(environment: Environment, names: Iterable[NormalizedName]) -> str:

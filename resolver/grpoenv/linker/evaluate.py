@@ -201,6 +201,8 @@ class Evaluator(Members):
     def _module_attribute(self, module: ModuleRef, name: str, node: ast.AST, frame: Frame) -> Value:
         """Return an attribute of a module."""
         if self.world.tree_of(module.name) is None:
+            if python := self.world.lacks_standard(f"{module.name}.{name}"):
+                return self._missing_attribute(module, name, Absent(python), node, frame)
             return self._external(f"{module.name}.{name}")
         found = self.world.lookup(module.name, name)
         if isinstance(found, Absent):
@@ -490,6 +492,8 @@ class Evaluator(Members):
         return Const(False) if canonical in self.world.absent else None
 
     def _has(self, value: Value, name: str) -> Value:
+        if isinstance(value, ModuleRef) and self.world.lacks_standard(f"{value.name}.{name}"):
+            return Const(False)
         if isinstance(value, ModuleRef) and self.world.tree_of(value.name) is not None:
             found = self.world.lookup(value.name, name)
             if isinstance(found, Unknown):

@@ -11,6 +11,7 @@ from grpoenv.linker.flow import Thrown
 from grpoenv.linker.frames import Frame
 from grpoenv.linker.modules import Module
 from grpoenv.linker.reach import Reach
+from grpoenv.linker.standard import STANDARD
 from grpoenv.linker.syntax import children, walk
 from grpoenv.linker.values import (
     UNKNOWN,
@@ -121,12 +122,11 @@ class Expressions(Reach):
         self, module: ModuleRef, name: str, absent: Absent, node: ast.AST, frame: Frame
     ) -> Value:
         tree = self.world.tree_of(module.name)
-        assert tree is not None
         own = self.world.tree_of(frame.module.name)
         if own is not tree and not isinstance(getattr(node, "ctx", None), (ast.Store, ast.Del)):
             need = Need("attribute", module.name, name, frame.module, getattr(node, "lineno", 0))
             reason = f"{absent.where} does not define {name}"
-            self.fault("AttributeError", need, reason, tree.name)
+            self.fault("AttributeError", need, reason, tree.name if tree else STANDARD)
         return UNKNOWN
 
     def missing_member(self, cls: Class, name: str, node: ast.AST, frame: Frame) -> Value:

@@ -12,6 +12,7 @@ from grpoenv.linker.flow import Flow
 from grpoenv.linker.frames import Frame
 from grpoenv.linker.modules import Module, Opaque
 from grpoenv.linker.reach import Visits
+from grpoenv.linker.standard import STANDARD
 from grpoenv.linker.values import UNKNOWN, Absent, ModuleRef, Unknown, Value
 from grpoenv.linker.world import World
 
@@ -103,6 +104,9 @@ class Imports(Bindings):
         """Return what ``from source import name`` gives."""
         tree = self.world.tree_of(source)
         if tree is None:
+            if python := self.world.lacks_standard(f"{source}.{name}"):
+                need = Need("name", source, name, frame.module, getattr(node, "lineno", 0))
+                self.fault("ImportError", need, f"{python} does not have it", STANDARD)
             return self._external(f"{source}.{name}")
         if self.world.module(source) is None and source not in self.world.provided:
             return UNKNOWN

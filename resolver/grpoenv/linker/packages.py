@@ -12,7 +12,7 @@ from packaging.version import Version
 from grpoenv.linker.lazy import alias_pattern
 from grpoenv.linker.modules import Module, Opaque, parse
 from grpoenv.linker.platforms import Platform
-from grpoenv.linker.standard import lacks_standard_module
+from grpoenv.linker.standard import lacks_standard_module, lacks_standard_name
 from grpoenv.source_tree import SourceTree
 
 __all__ = ["Packages"]
@@ -68,6 +68,11 @@ class Packages:
         return canonicalize_name(top) in self.absent or lacks_standard_module(
             top, self.platform.python, windows=self.platform.os_name == "nt"
         )
+
+    def lacks_standard(self, path: str) -> str:
+        """Return which Python lacks ``module.name`` of the standard library, "" if that is not so."""
+        python = self.platform.python
+        return "Python {}.{}".format(*python) if lacks_standard_name(path, python) else ""
 
     def has_module(self, name: str) -> bool | None:
         """Tell whether a module can be imported, None if that is not known."""

@@ -23,6 +23,7 @@ from packaging.utils import NormalizedName
 import grpoenv.linker
 from grpoenv.linker import Fault, Linkage, Platform, link
 from grpoenv.linker.modules import Module, Opaque
+from grpoenv.linker.standard import STANDARD
 from grpoenv.linker.syntax import Body, FunctionNode
 from grpoenv.linker.world import World
 from grpoenv.scan.kept import Kept
@@ -170,6 +171,8 @@ def _fault(fault: Fault, trees: Mapping[NormalizedName, WheelTree]) -> Judgement
 
 
 def _label(name: str, trees: Mapping[NormalizedName, WheelTree]) -> str:
+    if name == STANDARD:
+        return "Python"
     tree = trees.get(NormalizedName(name))
     return f"{name} {tree.version}" if tree else f"{name.partition('.')[0]} (not installed)"
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import pytest
 from packaging.utils import NormalizedName
 
 from grpoenv.linker import Platform, ProgramTree, link, link_program
-from grpoenv.linker.standard import lacks_standard_module
+from grpoenv.linker.standard import (
+    ADDED,
+    REMOVED,
+    lacks_standard_module,
+    lacks_standard_name,
+)
 from resolver.linker.test_linker import MemoryTree, broken, linked, only, tree
 
 VLLM, TRANSFORMERS = "vllm", "transformers"
@@ -167,6 +175,38 @@ def test_the_standard_library_is_not_the_same_everywhere() -> None:
     trees = [tree("unsloth", init="import resource\n")]
     assert broken(link(trees, platform=windows)) == ["ModuleNotFoundError resource"]
     assert broken(link(trees)) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found", "old", "new"),
+    [
+        ("from typing import Unpack\n", "ImportError typing.Unpack", True, False),
+        ("import typing as t\nprint(t.Unpack)\n", "AttributeError typing.Unpack", True, False),
+        ("import tomllib\n", "ModuleNotFoundError tomllib", True, False),
+        ("from pkgutil import ImpLoader\n", "ImportError pkgutil.ImpLoader", False, True),
+    ],
+)
+def test_a_name_of_the_standard_library_is_missed_where_python_lacks_it(
+    source: str, found: str, old: bool, new: bool
+) -> None:
+    for python, lacks in (("3.10.13", old), ("3.11.7", False), ("3.12.1", new)):
+        platform = Platform.named(python, "Linux", "x86_64")
+        assert broken(link([tree("unsloth", init=source)], platform=platform)) == [found] * lacks
+
+
+def test_who_asks_which_python_it_is_misses_nothing_of_the_standard_library() -> None:
+    guarded = "import sys, typing\nif sys.version_info >= (3, 11):\n    from typing import Self\n"
+    guarded += "try:\n    from typing import override\nexcept ImportError:\n    override = None\n"
+    guarded += "if hasattr(typing, 'TypeIs'):\n    from typing import TypeIs\n"
+    oldest = Platform.named("3.10.13", "Linux", "x86_64")
+    assert broken(link([tree("unsloth", init=guarded)], platform=oldest)) == []
+
+
+def test_this_python_has_the_names_that_its_version_should_have() -> None:
+    for path in (*ADDED, *REMOVED):
+        module, _, name = path.rpartition(".")
+        there = hasattr(importlib.import_module(module), name)
+        assert there is not lacks_standard_name(path, sys.version_info[:3]), path
 
 
 def test_a_question_is_answered_where_only_an_option_asks_it() -> None:
