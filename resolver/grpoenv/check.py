@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import NormalizedName, canonicalize_name
 
 from grpoenv._data import DataPaths
 from grpoenv.checks import (
@@ -53,8 +54,8 @@ def check(
 ) -> Checked:
     """Return the verdict on ``wanted`` for the machine, interpreter and image of ``probe``.
 
-    ``use`` is how the environment would be used. Nothing is installed. Raises InputError where uv does not understand what is wanted and
-    UndeterminedError where the index cannot be asked.
+    ``use`` is how the environment would be used. Nothing is installed. Raises InputError where uv
+    does not understand what is wanted and UndeterminedError where the index cannot be asked.
     """
     packages = plan_packages(wanted, probe)
     if isinstance(packages, NoSolution):
@@ -63,9 +64,13 @@ def check(
         return Checked(judge(nothing, data, program=program, checks=(), known=known), None)
     with closing(RangeClient(credentials=_index_address)) as client:
         environment, findings = planned_environment(
-            packages, probe, matrix, client, complete=wanted.dependencies or bool(probe.packages)
+            packages,
+            probe,
+            matrix,
+            client,
+            complete=wanted.dependencies or bool(probe.packages),
+            use=replace(use or Use(), asked=_named(wanted)),
         )
-        environment = replace(environment, use=use or Use())
         checks, unasked = _applicable(environment)
         known = [*packages.findings, *findings, *unasked]
         verdict = judge(environment, data, program=program, checks=checks, known=known)
@@ -98,6 +103,12 @@ def parse_wanted(
         if not path.is_file():
             raise InputError("is no file", path=path)
     return Wanted(tuple(requirements), tuple(files), dependencies, exclude_newer)
+
+
+def _named(wanted: Wanted) -> frozenset[NormalizedName]:
+    """Return the packages that were named one by one; a file of them lists what others need."""
+    names = (Requirement(text).name for text in wanted.requirements)
+    return frozenset(map(canonicalize_name, names))
 
 
 def _index_address() -> str | None:

@@ -16,7 +16,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
-from grpoenv.checks import Environment, Finding, Severity
+from grpoenv.checks import Environment, Finding, Severity, Use
 from grpoenv.checks.interface import MANAGED
 from grpoenv.checks.linkage import LINKED, stack_consumers
 from grpoenv.checks.native import NATIVE
@@ -121,6 +121,7 @@ def planned_environment(
     client: RangeClient,
     *,
     complete: bool,
+    use: Use,
 ) -> tuple[Environment, tuple[Finding, ...]]:
     """Open the wheels; return the environment, and what could not be read of it.
 
@@ -135,9 +136,7 @@ def planned_environment(
         for name, version in versions.items()
     }
     findings = [_unreadable(packages.wheels[name], error) for name, error in errors.items()]
-    environment = Environment(
-        probe=probe, installed=installed, matrix=matrix, planned=trees, complete=complete
-    )
+    environment = Environment(probe, installed, matrix, use=use, planned=trees, complete=complete)
     try:
         consumers = stack_consumers(environment)
         fetch_sources(tree for name, tree in trees.items() if name in LINKED | consumers)

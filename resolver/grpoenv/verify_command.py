@@ -48,7 +48,7 @@ def verify_command(
     The dict holds what else goes into the JSON object. Raises InputError if a script cannot be
     read, OperationError if a remedy or the HTML report fails.
     """
-    use = Use(Path.cwd(), dict(os.environ), options.scripts, options.deep)
+    use = Use(Path.cwd(), dict(os.environ), options.scripts, deep=options.deep)
     probe, verdict = _look(options, matrix, data, program, use)
     extra: dict[str, Any] = {}
     if options.fix and verdict.problems:

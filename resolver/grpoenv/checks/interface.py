@@ -78,12 +78,14 @@ class Use:
 
     ``folder`` is the one that training is started in, None where nobody said; ``variables`` are
     the environment variables that it is started with; ``scripts`` are the user's own files;
+    ``asked`` are packages that the user names, and so means to import;
     ``deep`` lets checks run that take long, or run code of the environment in a child process.
     """
 
     folder: Path | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     scripts: tuple[Path, ...] = ()
+    asked: frozenset[NormalizedName] = frozenset()
     deep: bool = False
 
 

@@ -25,20 +25,25 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECK", "LINKED", "TOLD_ABSENT", "platform_of", "stack_consumers"]
 
-LINKED = frozenset(MANAGED) - {NormalizedName("numpy")} | {
+LINKED = frozenset(MANAGED) | {
     NormalizedName(name)
     for name in (
         "deepspeed",
+        "dill",
+        "fsspec",
         "kernels",
         "liger-kernel",
         "llm-blender",
         "mergekit",
+        "multiprocess",
+        "pyarrow",
         "triton",
+        "typing-extensions",
         "vllm",
         "xformers",
     )
 }
-"""numpy makes its names in C, so there is nothing to read."""
+"""The packages that are linked with each other; what else is installed has other users."""
 
 _TRAINERS = frozenset(
     NormalizedName(name) for name in ("unsloth", "unsloth-zoo", "trl", "transformers", "peft")
@@ -85,14 +90,15 @@ def _run(environment: Environment) -> Iterator[Finding]:
 
 
 def stack_consumers(environment: Environment) -> frozenset[NormalizedName]:
-    """Return the other packages that declare to need a trainer or an engine of the stack."""
+    """Return the other packages to follow: who declares to need a trainer, or is asked about."""
+    asked = environment.use.asked
     declared = declared_requirements(environment)
     return frozenset(
         name
         for name, requirements in declared.items()
         if name in environment.trees
         and name not in LINKED
-        and any(canonicalize_name(one.name) in _TRAINERS for one in requirements)
+        and (name in asked or any(canonicalize_name(r.name) in _TRAINERS for r in requirements))
     )
 
 

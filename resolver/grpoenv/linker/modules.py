@@ -123,10 +123,12 @@ class Module:
                         if node.func.id != "exec" and "__file__" in ast.dump(statement):
                             continue
                         return f"{self.where(node)} calls {node.func.id}()"
-        for match in _WRITES_ITSELF.finditer(self.text):
-            line = self.text.count("\n", 0, match.start()) + 1
-            return f"{self.tree.locate(self.path)}:{line} writes its own names, or another in its place"
-        return ""
+        own = rf"setattr\(\s*{re.escape(self.name.rpartition('.')[2])}\s*,"
+        match = _WRITES_ITSELF.search(self.text) or re.search(own, self.text)
+        if match is None:
+            return ""
+        line = self.text.count("\n", 0, match.start()) + 1
+        return f"{self.tree.locate(self.path)}:{line} writes its own names, or another in its place"
 
     def sets_global(self, name: str) -> bool:
         """Tell whether a function declares ``name`` global, or runs text that may define it."""
