@@ -33,6 +33,7 @@ from grpoenv.wheels import (
     WheelFile,
     WheelTree,
     fetch_sources,
+    is_stand_in,
     open_wheels,
 )
 
@@ -105,6 +106,7 @@ def plan_packages(wanted: Wanted, probe: Probe) -> PlannedPackages | NoSolution:
         # The image's torch brought its CUDA libraries; those of the index's build stay away.
         wheels = {n: w for n, w in wheels.items() if n in image or not _CUDA_LIBRARY.match(n)}
     findings = [_no_wheel(row) for row in found.without_wheel]
+    findings += [_sources_alone(w) for w in wheels.values() if is_stand_in(w.filename)]
     rest = [name for name in _LOOKED_INTO if name in image and name not in wheels]
     for name, result in _image_wheels(rest, probe, wanted).items():
         if isinstance(result, WheelFile):
@@ -215,6 +217,16 @@ def _no_wheel(row: NoWheel) -> Finding:
         Severity.UNDETERMINED,
         f"{row.name} {row.version}" if row.version else row.name,
         "has no wheel that fits, so it is not looked into",
+        "the files that the index has of it",
+        _CHECK,
+    )
+
+
+def _sources_alone(wheel: WheelFile) -> Finding:
+    return Finding(
+        Severity.NOTE,
+        f"{wheel.name} {wheel.version}",
+        "is published as sources alone: its modules are looked into, and not what a build adds",
         "the files that the index has of it",
         _CHECK,
     )

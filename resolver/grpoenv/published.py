@@ -1,11 +1,13 @@
 """What uv would install: the versions that it chooses for a target, and where their wheels are.
 
 uv reads the indexes, so it is the user's own configuration that counts (mirrors, folders of
-wheels, credentials); nothing is built and nothing is installed.
+wheels, credentials); nothing is built and nothing is installed. For what is published as sources
+alone uv is given a stand-in for the wheel that they would build (``grpoenv.stand_ins``).
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tempfile
@@ -23,13 +25,16 @@ from packaging.version import Version
 from grpoenv.errors import InputError, UndeterminedError
 from grpoenv.probe import Probe
 from grpoenv.strict_toml import load_values
-from grpoenv.uv import explain_failure, run_uv
-from grpoenv.wheels import WheelFile
+from grpoenv.uv import UvRun, explain_failure, run_uv
+from grpoenv.wheels import WheelError, WheelFile
 
 __all__ = ["NoSolution", "NoWheel", "Published", "Wanted", "find_published", "uv_platform"]
 
 _TIMEOUT_S = 120.0
 _LIMIT_BYTES = 64 * 1024 * 1024
+_ROUNDS = 4
+"""How often uv is asked: each time it names packages without wheels, it gets stand-ins for them."""
+_WITHOUT_WHEELS = re.compile(r"Wheels are required for `([\w.-]+)`")
 _LIBC = re.compile(r"manylinux_2_(\d+)_(\w+)")
 _UV_LIBC = (40, 39, 38, 37, 36, 35, 34, 33, 32, 31, 28, 17)
 """The second numbers of the glibc versions that uv knows a platform for."""
@@ -84,17 +89,58 @@ def find_published(
     """
     with tempfile.TemporaryDirectory(prefix="grpoenv-") as folder:
         output = Path(folder) / "pylock.toml"
-        if image:
-            output.write_text(_preferences(image), "utf-8")
+        run = _resolved(wanted, probe, image, output)
+        if run.status != 0:
+            return _no_solution(run.messages)
+        packages = _locked(output)
+    return _published(packages, probe.tags(), folder=Path(folder))
+
+
+def _resolved(
+    wanted: Wanted, probe: Probe, image: Mapping[NormalizedName, Version], output: Path
+) -> UvRun:
+    """Run uv, with stand-ins for the packages that have no wheel, or none of a release proper."""
+    from grpoenv.stand_ins import make_stand_ins
+
+    asked: set[NormalizedName] = set()
+    folders: list[Path] = []
+    for _ in range(_ROUNDS):
+        output.write_text(_preferences(image), "utf-8")
+        links = [*os.environ.get("UV_FIND_LINKS", "").split(","), *map(str, folders)]
         run = run_uv(
-            [*_arguments(wanted, probe), "-o", output],
+            [*_arguments(wanted, probe), *(_find_links(links) if folders else ()), "-o", output],
             input_text="".join(f"{text}\n" for text in wanted.requirements),
             timeout_s=_TIMEOUT_S,
         )
-        if run.status != 0:
-            return _no_solution(run.messages)
-        packages = load_values(output, limit_bytes=_LIMIT_BYTES).get("packages", [])
-    return _published(packages, probe.tags(), folder=Path(folder))
+        lacking = _unfinished(output) if run.status == 0 else _WITHOUT_WHEELS.findall(run.messages)
+        new = set(map(canonicalize_name, lacking)) - asked
+        if not new:
+            break
+        asked |= new
+        try:
+            made = make_stand_ins(
+                sorted(new), wanted.requirements, wanted.exclude_newer, probe.interpreter.version
+            )
+        except WheelError:
+            break  # what uv says of it is the better answer
+        if not made:
+            break
+        folders += made
+    return run
+
+
+def _locked(output: Path) -> list[Mapping[str, Any]]:
+    return list(load_values(output, limit_bytes=_LIMIT_BYTES).get("packages", []))
+
+
+def _unfinished(output: Path) -> list[str]:
+    """Return the packages of which uv chose a pre-release: it does where nothing else has wheels."""
+    versions = {row["name"]: row.get("version") for row in _locked(output)}
+    return [name for name, text in versions.items() if text and Version(text).is_prerelease]
+
+
+def _find_links(places: Iterable[str]) -> list[str]:
+    return [word for place in places if place for word in ("--find-links", place)]
 
 
 def _preferences(image: Mapping[NormalizedName, Version]) -> str:

@@ -13,10 +13,13 @@ from packaging.version import Version
 
 from grpoenv.distributions import Distribution
 
-__all__ = ["LIMIT_BYTES", "InstalledTree", "SourceTree"]
+__all__ = ["LIMIT_BYTES", "UNBUILT", "InstalledTree", "SourceTree"]
 
 LIMIT_BYTES = 16 * 1024 * 1024
 """Larger sources are not read: the largest module of the stack has 0.6 MB."""
+
+UNBUILT = ".dist-info/UNBUILT"
+"""How a path ends that only a tree has whose package is still to be built."""
 
 
 class SourceTree(Protocol):

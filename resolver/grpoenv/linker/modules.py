@@ -21,7 +21,9 @@ Test = tuple[ast.expr, bool] | None
 _WRITES_ITSELF = re.compile(
     r"globals\(\)\s*(?:\[[^\]]*\]\s*=[^=]|\.update\(|\.setdefault\()"
     r"|sys\.modules\[__name__\]\s*(?:=[^=]|\.__class__\s*=)"
+    r"|setattr\(sys\.modules\[__name__\],\s*[^\"'\s]"
 )
+_NAMES_ITSELF = re.compile(r"(\w+)\s*=\s*sys\.modules\[__name__\]")
 _GIVES_ANY = re.compile(r"setattr\(self,\s*[^\"'\s]|self\.__dict__\b|vars\(self\)")
 
 Kind = Literal["import", "from", "star", "function", "class", "value", "deleted", "other"]
@@ -123,12 +125,19 @@ class Module:
                         if node.func.id != "exec" and "__file__" in ast.dump(statement):
                             continue
                         return f"{self.where(node)} calls {node.func.id}()"
-        own = rf"setattr\(\s*{re.escape(self.name.rpartition('.')[2])}\s*,"
-        match = _WRITES_ITSELF.search(self.text) or re.search(own, self.text)
+        match = _WRITES_ITSELF.search(self.text) or self._own_name_written()
         if match is None:
             return ""
         line = self.text.count("\n", 0, match.start()) + 1
         return f"{self.tree.locate(self.path)}:{line} writes its own names, or another in its place"
+
+    def _own_name_written(self) -> re.Match[str] | None:
+        """Find where the module gets attributes under a name by which it calls itself."""
+        names = [self.name.rpartition(".")[2]]
+        if "sys.modules[__name__]" in self.text:
+            names += _NAMES_ITSELF.findall(self.text)
+        called = "|".join(map(re.escape, names))
+        return re.search(rf"setattr\(\s*(?:{called})\s*,|\b(?:{called})\.__dict__\[", self.text)
 
     def sets_global(self, name: str) -> bool:
         """Tell whether a function declares ``name`` global, or runs text that may define it."""

@@ -13,7 +13,7 @@ from grpoenv.linker.lazy import alias_pattern
 from grpoenv.linker.modules import Module, Opaque, parse
 from grpoenv.linker.platforms import Platform
 from grpoenv.linker.standard import lacks_standard_module, lacks_standard_name
-from grpoenv.source_tree import SourceTree
+from grpoenv.source_tree import UNBUILT, SourceTree
 
 __all__ = ["Packages"]
 
@@ -32,7 +32,7 @@ class Packages:
     """The packages to link, and their modules, parsed on first use.
 
     ``absent`` names the packages that are certainly not installed; of a package that is neither in
-    ``trees`` nor there, nothing is known.
+    ``trees`` nor there, nothing is known. To one of ``unbuilt`` a build would add modules.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Packages:
         self.platform = platform or Platform()
         self.absent = absent
         self.provided: set[str] = set()
+        self.unbuilt: set[NormalizedName] = set()
         self._entries: dict[str, _Entry] = {}
         self._packages: dict[str, SourceTree] = {}
         self._modules: dict[str, Module | Opaque | None] = {}
@@ -78,9 +79,9 @@ class Packages:
         """Tell whether a module can be imported, None if that is not known."""
         if name in self._entries or name in self.provided:
             return True
-        if self.tree_of(name) is None:
+        if (tree := self.tree_of(name)) is None:
             return False if self.is_absent(name) else None
-        return None if self._may_be_alias(name) else False
+        return None if tree.name in self.unbuilt or self._may_be_alias(name) else False
 
     def _may_be_alias(self, name: str) -> bool:
         """Tell whether the package above a module may put it there without a file."""
@@ -147,6 +148,8 @@ class Packages:
             elif dot and path.endswith(_EXTENSIONS):
                 name, kind = ".".join([*parts[:-1], stem]), "extension"
             else:
+                if path.endswith(UNBUILT):
+                    self.unbuilt.add(tree.name)
                 continue
             if not name or (kind == "extension" and name in self._entries):
                 continue

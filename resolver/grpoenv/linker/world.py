@@ -321,6 +321,8 @@ class World(Packages):
             return Unknown(reason)
         if module.sets_global(name):
             return Unknown(f"a function of {module.where()} may define it")
+        if module.is_package and module.tree.name in self.unbuilt:
+            return Unknown(f"a build of {module.tree.name} may put a module there")
         return Absent(module.where())
 
     def _lazily(self, module: Module, name: str) -> Value | Absent:

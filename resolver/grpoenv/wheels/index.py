@@ -1,4 +1,4 @@
-"""Every wheel of a project, from the page that an index has of it (PEP 503, 691, 700).
+"""Every wheel and sdist of a project, from the page that an index has of it (PEP 503, 691, 700).
 
 uv chooses versions (``grpoenv.published``); this is for looking at all of them, as the scan of
 every release does.
@@ -16,7 +16,13 @@ from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
-from packaging.utils import InvalidWheelFilename, NormalizedName, parse_wheel_filename
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    NormalizedName,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
 from packaging.version import Version
 
 from grpoenv.uv import redacted
@@ -24,7 +30,13 @@ from grpoenv.wheels.errors import TransferError
 from grpoenv.wheels.transfer import Page, RangeClient
 from grpoenv.wheels.tree import WheelFile
 
-__all__ = ["PublishedRelease", "published_releases", "published_wheels"]
+__all__ = [
+    "PublishedRelease",
+    "PublishedSdist",
+    "published_releases",
+    "published_sdists",
+    "published_wheels",
+]
 
 _JSON = "application/vnd.pypi.simple.v1+json"
 _HTML = ("application/vnd.pypi.simple.v1+html", "text/html")
@@ -73,6 +85,52 @@ def published_releases(
             uploaded, yanked = min(uploaded, before.uploaded), yanked and before.yanked
         found[wheel.version] = PublishedRelease(wheel.version, uploaded, yanked)
     return sorted(found.values(), key=lambda release: release.version)
+
+
+@dataclass(frozen=True)
+class PublishedSdist:
+    """A source distribution (``.tar.gz``); ``python`` is what it declares to require, or empty.
+
+    ``uploaded`` is None where the index does not tell; ``size`` and ``sha256`` as of a WheelFile.
+    """
+
+    version: Version
+    url: str
+    size: int | None
+    sha256: str
+    uploaded: datetime | None
+    python: str
+
+
+def published_sdists(
+    project: NormalizedName, index: str, client: RangeClient
+) -> list[PublishedSdist]:
+    """Return the sdists of ``project`` that were not yanked, oldest version first.
+
+    Raises TransferError as ``published_wheels`` does.
+    """
+    page = client.page(f"{index.rstrip('/')}/{project}/", _ACCEPT)
+    found = [sdist for row in _rows(page) if (sdist := _sdist(project, row, page.url))]
+    return sorted(found, key=lambda sdist: sdist.version)
+
+
+def _sdist(project: NormalizedName, row: Mapping[str, Any], base: str) -> PublishedSdist | None:
+    try:
+        name, version = parse_sdist_filename(str(row["filename"]))
+        url, size = urljoin(base, str(row["url"])), row.get("size")
+        digest = str(dict(row.get("hashes") or {}).get("sha256", ""))
+    except (InvalidSdistFilename, KeyError, TypeError, ValueError):
+        return None
+    if name != project or row.get("yanked") not in (None, False) or url.endswith(".zip"):
+        return None
+    return PublishedSdist(
+        version=version,
+        url=url,
+        size=size if isinstance(size, int) else None,
+        sha256=digest,
+        uploaded=_upload_time(row, base) if "upload-time" in row else None,
+        python=str(row.get("requires-python") or ""),
+    )
 
 
 def _upload_time(row: Mapping[str, Any], url: str) -> datetime:

@@ -121,9 +121,9 @@ class RangeClient:
         """
         return self._span(url, f"bytes={start}-{end - 1}", (start, end), size)
 
-    def whole(self, url: str, size: int) -> Span:
-        """Return the whole file of ``size`` bytes; raises TransferError."""
-        return self._span(url, "", (0, size), size)
+    def whole(self, url: str, size: int | None) -> Span:
+        """Return the whole file, of ``size`` bytes where that is known; raises TransferError."""
+        return self._span(url, "", None if size is None else (0, size), size)
 
     def page(self, url: str, accept: str) -> Page:
         """Return a page of an index in a form that ``accept`` names; raises TransferError."""
