@@ -106,7 +106,8 @@ def _blames(finding: Mapping[str, Any], sides: Parties, incident: Incident) -> b
         return True
     known = [side for side in (sides.consumers, sides.providers) if side]
     if finding["check"] in ("linkage", "breaks"):
-        others = [half for half in culprit.split(" with ") if not _among(sides.names, half)]
+        halves = [half for half in culprit.split(" with ") if not half.startswith("Python ")]
+        others = [half for half in halves if not _among(sides.names, half)]
         return not others and all(_among(side, culprit) for side in known)
     if finding["check"] in _LINKED:  # the script is who takes
         return _among(sides.providers or sides.names, f"{culprit} {finding['message']}")

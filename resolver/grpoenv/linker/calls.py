@@ -7,6 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
 from grpoenv.linker.arguments import Handed, handed
 from grpoenv.linker.bindings import Bindings
 from grpoenv.linker.evaluate import truth_of
@@ -178,18 +181,33 @@ class Calls(Bindings):
         callee: Value,
         arguments: list[Value],
         keywords: Mapping[str | None, Value],
+        frame: Frame,
     ) -> Value | None:
         """Return what is known of a call; in a default run no variable is set from outside.
 
         Nor is it one on another accelerator or on several of them.
         """
+        if isinstance(callee, Function) and callee.node.name == "require_version" and arguments:
+            self._require_version(arguments[0], node, frame)
         if self.phase is Phase.RUN:
             if isinstance(callee, ModuleRef) and callee.name in _VARIABLES and arguments:
                 if isinstance(arguments[0], Const):
                     return self._variable(str(arguments[0].value), arguments[1:])
             if isinstance(callee, Function) and _ELSEWHERE.match(callee.node.name):
                 return Const(False)
-        return super()._known_call(node, callee, arguments, keywords)
+        return super()._known_call(node, callee, arguments, keywords, frame)
+
+    def _require_version(self, asked: Value, node: ast.Call, frame: Frame) -> None:
+        """Report ``require_version("torch>=2.4")`` of transformers, where that is not installed."""
+        try:
+            wanted = Requirement(str(asked.value)) if isinstance(asked, Const) else None
+        except InvalidRequirement:
+            return
+        if wanted and (tree := self.world.trees.get(canonicalize_name(wanted.name))):
+            if not wanted.specifier.contains(tree.version, prereleases=True):
+                need = Need("refusal", tree.name, "", frame.module, node.lineno)
+                reason = f"asks for {wanted} and finds {tree.version}"
+                self.fault("ImportError", need, reason, tree.name)
 
     def _variable(self, name: str, otherwise: list[Value]) -> Value:
         default = otherwise[0] if otherwise else Const(None)

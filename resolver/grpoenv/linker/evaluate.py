@@ -7,6 +7,7 @@ import builtins
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -191,11 +192,24 @@ class Evaluator(Members):
         if isinstance(value, (Class, Instance)):
             # what torch.autograd.Function calls with one argument of its own before the others
             found = self.member(value, "forward" if name == "apply" else name)
+            if name == "apply" and isinstance(found, Function):
+                found = replace(found, bound=True)
             if isinstance(value, Instance) and found is UNKNOWN:
                 return self.held(value, name)
             return found
         if isinstance(value, Const) and isinstance(value.value, Version):
             return _version_part(value.value, name)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            if self.nobody_has(node.value, name, frame):
+                return self.missing_everywhere(name, node, frame)
+        return UNKNOWN
+
+    def nobody_has(self, holder: ast.expr, name: str, frame: Frame) -> bool:
+        """Tell whether ``holder`` is a model or a tokenizer, and none of them has an attribute."""
+        return False
+
+    def missing_everywhere(self, name: str, node: ast.Attribute, frame: Frame) -> Value:
+        """Return what stands for an attribute of which no package knows."""
         return UNKNOWN
 
     def _module_attribute(self, module: ModuleRef, name: str, node: ast.AST, frame: Frame) -> Value:
@@ -293,7 +307,7 @@ class Evaluator(Members):
                 return made
             if isinstance(holder, (Registry, Keywords)) and arguments:
                 return self._dictionary_method(holder, arguments, node, frame)
-        known = self._known_call(node, callee, arguments, keywords)
+        known = self._known_call(node, callee, arguments, keywords, frame)
         return self.call(callee, node, frame) if known is None else known
 
     def _dictionary_method(
@@ -385,6 +399,7 @@ class Evaluator(Members):
         callee: Value,
         arguments: list[Value],
         keywords: Mapping[str | None, Value],
+        frame: Frame,
     ) -> Value | None:
         """Return what one of the few functions gives whose answer the world knows."""
         if isinstance(callee, Function) and (stored := self._stored_answer(callee)) is not None:
@@ -410,6 +425,8 @@ class Evaluator(Members):
             platform = self.world.platform
             return Const(platform.system if last == "system" else platform.machine)
         if name == "builtins.hasattr" and len(arguments) == 2 and texts:
+            if isinstance(arguments[0], Unknown) and self.nobody_has(node.args[0], texts[0], frame):
+                return Const(False)
             return self._has(arguments[0], texts[0])
         if name == "builtins.getattr" and len(arguments) > 1 and texts:
             return self._get(arguments, texts[0])

@@ -63,6 +63,16 @@ class Interpreter(Statements, Imports, Expressions):
                 self.begin_option(module)
         return frozenset(found)
 
+    def follow_modules(self, names: Iterable[str]) -> frozenset[NormalizedName]:
+        """Follow all functions of modules that were imported; return the packages they are of."""
+        found = set()
+        for module in self.world.parsed:
+            if module.name in names and module.name in self.world.namespaces:
+                found.add(module.tree.name)
+                for statement in module.body:
+                    self.follow_statement(statement, module)
+        return frozenset(found)
+
     def begin_option(self, name: str) -> None:
         """Follow the import of a module that an option may lead to."""
         self.start = name

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
+from packaging.utils import NormalizedName
+
 from grpoenv.linker.evaluate import truth_of
-from grpoenv.linker.faults import Faults, Need
+from grpoenv.linker.faults import Faults, Need, Phase
 from grpoenv.linker.flow import Thrown
 from grpoenv.linker.frames import Frame
 from grpoenv.linker.modules import Module
@@ -27,6 +29,10 @@ from grpoenv.linker.values import (
 from grpoenv.linker.world import World
 
 __all__ = ["Expressions"]
+
+_TRANSFORMERS = NormalizedName("transformers")
+_MODELS = frozenset(("model", "processing_class", "ref_model", "tokenizer"))
+"""What trainers call an object whose class transformers has."""
 
 
 class Expressions(Reach):
@@ -127,6 +133,27 @@ class Expressions(Reach):
             need = Need("attribute", module.name, name, frame.module, getattr(node, "lineno", 0))
             reason = f"{absent.where} does not define {name}"
             self.fault("AttributeError", need, reason, tree.name if tree else STANDARD)
+        return UNKNOWN
+
+    def nobody_has(self, holder: ast.expr, name: str, frame: Frame) -> bool:
+        """Tell whether ``holder`` is a model or a tokenizer, and none of them has an attribute.
+
+        They go by the names that trainers give them, in a default run alone: elsewhere a model may
+        be one of another library, or have adapters around it.
+        """
+        if not self.sure or self.phase is not Phase.RUN or frame.module.tree.name == _TRANSFORMERS:
+            return False
+        if isinstance(holder, ast.Attribute) and isinstance(holder.value, ast.Name):
+            called = holder.attr if holder.value.id == "self" else ""
+        else:
+            called = holder.id if isinstance(holder, ast.Name) else ""
+        return called in _MODELS and self.world.nobody_knows(name, _TRANSFORMERS)
+
+    def missing_everywhere(self, name: str, node: ast.Attribute, frame: Frame) -> Value:
+        """Report an attribute of a model or a tokenizer of which no package knows."""
+        holder = ast.unparse(node.value)
+        need = Need("attribute", holder, name, frame.module, node.lineno)
+        self.fault("AttributeError", need, "no source of transformers knows it", _TRANSFORMERS)
         return UNKNOWN
 
     def missing_member(self, cls: Class, name: str, node: ast.AST, frame: Frame) -> Value:

@@ -118,6 +118,8 @@ class Imports(Bindings):
         if not isinstance(found, Absent):
             self.faults.met("name", f"{source}:{name}", frame.module, found)
             return found
+        if found.conditional and not self.sure:
+            return UNKNOWN  # what leads here may go by the same condition
         need = Need("name", source, name, frame.module, getattr(node, "lineno", 0))
         reason = f"{found.where} does not define {name}"
         self.fault("ImportError", need, reason, tree.name)

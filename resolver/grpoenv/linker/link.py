@@ -56,6 +56,9 @@ _OPTIONAL_STARTS = (
 )
 """What ``use_liger_kernel`` and the like lead to."""
 
+_OPTION_MODULES = ("transformers.integrations.peft", "transformers.trainer")
+"""Modules of which everything is followed that an option may lead to, adapters and checkpoints."""
+
 _STARTS = (
     ("unsloth", "unsloth"),
     ("trl", "trl"),
@@ -122,6 +125,7 @@ def link(
             interpreter.follow_the_rest(others)
             check_adapters(interpreter)
             others |= interpreter.follow_options(_OPTIONAL_STARTS)
+            others |= interpreter.follow_modules(_OPTION_MODULES)
         # Millions of syntax nodes are done with: to look for cycles in them costs as much again.
         gc.freeze()
     found = [

@@ -87,7 +87,6 @@ class Members:
         if isinstance(owner, Function):
             given = first_given(owner.node, cls)
             bound = isinstance(given, Class) or (given is not None and isinstance(value, Instance))
-            bound = bound or name == "forward"
             if any(_decorator_name(d) in ("property", "setter") for d in owner.node.decorator_list):
                 return UNKNOWN
             return Function(owner.module, owner.node, owner.owner, bound)

@@ -32,6 +32,12 @@ _PLAIN_DECORATORS = frozenset(
         "contextmanager",
         "disable",
         "torch_compile",
+        "_deprecate_arguments",
+        "add_end_docstrings",
+        "add_start_docstrings",
+        "add_start_docstrings_to_model_forward",
+        "deprecated",
+        "replace_return_docstrings",
     )
 )
 """Decorators that leave the parameters as they are."""

@@ -43,9 +43,13 @@ class Unknown:
 
 @dataclass(frozen=True)
 class Absent:
-    """There is certainly no such thing; ``where`` was looked through."""
+    """There is certainly no such thing; ``where`` was looked through.
+
+    ``conditional`` tells that there would be if a condition were met.
+    """
 
     where: str = ""
+    conditional: bool = False
 
 
 @dataclass(frozen=True)

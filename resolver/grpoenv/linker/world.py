@@ -74,6 +74,7 @@ class World(Packages):
         self.held: dict[tuple[Class, str], Value] = {}
         self._to_self: dict[ast.ClassDef, dict[str, list[ast.expr | None]]] = {}
         self._given: set[str] = set()
+        self._texts: dict[NormalizedName, bytes | None] = {}
         self._bodies: dict[FunctionNode, Body] = {}
         self._members: dict[ast.ClassDef, dict[str, FunctionNode | None]] = {}
 
@@ -183,6 +184,17 @@ class World(Packages):
             self._given.add(name)
         return name in self._given
 
+    def nobody_knows(self, name: str, provider: NormalizedName) -> bool:
+        """Tell whether no source of a package has the word ``name``, and no other gives it."""
+        if provider not in self.trees or self.gives(name, ()):
+            return False
+        if any(name in m.text for m in self.parsed if m.tree.name == provider):
+            return False
+        if provider not in self._texts:
+            self._texts[provider] = _all_text(self.trees[provider])
+        text = self._texts[provider]
+        return text is not None and name.encode() not in text
+
     def body_of(self, node: FunctionNode) -> Body:
         """Return what the body of a function shows, read once."""
         if node not in self._bodies:
@@ -238,7 +250,8 @@ class World(Packages):
         found = self._bound(module, name)
         if not isinstance(found, Absent):
             return found
-        return self._otherwise(module, name)
+        other = self._otherwise(module, name)
+        return found if isinstance(other, Absent) else other
 
     def _bound(self, module: Module, name: str) -> Value | Absent:
         bindings = module.bindings.get(name, [])
@@ -259,7 +272,7 @@ class World(Packages):
             if not isinstance(starred, Absent):
                 live.append(starred)
         if not live:
-            return Absent(module.where())
+            return Absent(module.where(), conditional=bool(bindings))
         own = ModuleRef(f"{module.name}.{name}")
         if all(value == own or isinstance(value, Unknown) for value in live) and own in live:
             return own  # a module of the package, whatever else a star may bring
@@ -370,3 +383,11 @@ class World(Packages):
                     pass
             self._exports[name] = exported
         return self._exports[name]
+
+
+def _all_text(tree: SourceTree) -> bytes | None:
+    """Return the sources of a package, one after the other, None where one cannot be read."""
+    try:
+        return b"\n".join(tree.read(path) for path in tree.paths() if path.endswith(".py"))
+    except (OSError, KeyError, ValueError):
+        return None
