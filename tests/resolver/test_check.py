@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -270,6 +272,79 @@ def test_an_index_that_is_not_there_leaves_the_answer_open(
     assert answer["error"]["message"].startswith("the package index could not be reached:\n")
     assert "secret" not in json.dumps(answer)
     assert answer["error"]["remedy"]
+
+
+def publish_sources(folder: Path, name: str, version: str, files: dict[str, str]) -> None:
+    with tarfile.open(folder / f"{name}-{version}.tar.gz", "w:gz") as tar:
+        for path, text in files.items():
+            member = tarfile.TarInfo(f"{name}-{version}/{path}")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+
+
+SOURCEFUL = {
+    "PKG-INFO": "Metadata-Version: 2.1\nName: sourceful\nVersion: 1.0\nRequires-Dist: torch<2\n",
+    "sourceful/__init__.py": "from unsloth_zoo import gone\nfrom sourceful import _C\n",
+}
+
+
+def test_what_is_published_as_sources_alone_is_looked_into_and_nothing_of_it_is_run(
+    stocked: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = {**SOURCEFUL, "setup.py": f"open({str(stocked.root / 'ran')!r}, 'w')"}
+    publish_sources(stocked.wheels, "sourceful", "1.0", runs)
+    words = ["sourceful", "unsloth_zoo", "torch", "--no-deps"]
+    answer = check(stocked, capsys, *words, code=1)
+    assert [(row["culprit"], row["check"]) for row in findings(answer, "problem")] == [
+        ("sourceful 1.0 with unsloth-zoo 2.0", "linkage"),
+        ("torch 2.12.0", "requirements"),
+    ]
+    note = "is published as sources alone: its modules are looked into, and not what a build adds"
+    assert note in [row["message"] for row in findings(answer, "note")]
+    assert not (stocked.root / "ran").exists()
+    asked = [path for path, _, _ in server.requests if path.endswith("sourceful-1.0.tar.gz")]
+    check(stocked, capsys, *words, code=1)
+    again = [path for path, _, _ in server.requests if path.endswith("sourceful-1.0.tar.gz")]
+    assert again == asked
+
+
+def test_sources_go_before_the_wheel_of_a_pre_release(
+    stocked: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stocked.wheel("sourceful", "0.9.dev1")
+    publish_sources(stocked.wheels, "sourceful", "1.0", SOURCEFUL)
+    chosen = versions(check(stocked, capsys, "sourceful", "--no-deps", code=0))
+    assert chosen == {"sourceful": "1.0"}
+    chosen = versions(check(stocked, capsys, "sourceful==0.9.dev1", "--no-deps", code=0))
+    assert chosen == {"sourceful": "0.9.dev1"}
+
+
+def test_sources_are_as_old_as_the_day_that_is_asked_about(
+    stocked: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.uploaded = {
+        "sourceful-1.0": "2025-03-01T10:00:00Z",
+        "sourceful-1.1": "2025-03-05T10:00:00Z",
+    }
+    for version in ("1.0", "1.1"):
+        publish_sources(stocked.wheels, "sourceful", version, SOURCEFUL)
+    for day, version in (("2025-03-04", "1.0"), ("2025-03-05", "1.1")):
+        words = ["sourceful", "--no-deps", "--exclude-newer", day]
+        assert versions(check(stocked, capsys, *words, code=0)) == {"sourceful": version}
+    words = ["sourceful", "--no-deps", "--exclude-newer", "2025-02-01"]
+    (problem,) = findings(check(stocked, capsys, *words, code=1), "problem")
+    assert problem["check"] == "resolution"
+
+
+def test_what_is_named_is_followed_whoever_it_is(
+    stocked: Depot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stocked.wheel("gradual", "1.0", files={"gradual/__init__.py": "import unsloth_zoo.gone\n"})
+    stocked.wheel("leader", "1.0", requires=["gradual", "unsloth_zoo"])
+    answer = check(stocked, capsys, "gradual", "unsloth_zoo", "--no-deps", code=1)
+    (problem,) = findings(answer, "problem")
+    assert problem["culprit"] == "gradual 1.0 with unsloth-zoo 2.0"
+    check(stocked, capsys, "leader", code=0)
 
 
 def test_what_has_only_a_source_distribution_leaves_the_answer_open(

@@ -120,8 +120,10 @@ class Environment:
         return {name: distribution.version for name, distribution in self.installed.items()}
 
     def concerns(self, name: NormalizedName) -> bool:
-        """Tell whether ``name`` belongs to the stack, and not to something else installed here."""
-        return name in MANAGED or (self.lock is not None and name in self.lock.pins)
+        """Tell whether ``name`` belongs to the stack or is asked about: it is no odd neighbour."""
+        if name in MANAGED or name in self.use.asked:
+            return True
+        return self.lock is not None and name in self.lock.pins
 
     def is_own_build(self, name: NormalizedName) -> bool:
         """Tell whether an image that is only planned with has a build of its own of ``name``."""

@@ -187,7 +187,7 @@ class Calls(Bindings):
 
         Nor is it one on another accelerator or on several of them.
         """
-        if isinstance(callee, Function) and callee.node.name == "require_version" and arguments:
+        if _called(callee) == "require_version" and arguments:
             self._require_version(arguments[0], node, frame)
         if self.phase is Phase.RUN:
             if isinstance(callee, ModuleRef) and callee.name in _VARIABLES and arguments:
@@ -360,6 +360,13 @@ class Calls(Bindings):
         local = self.world.body_of(function.node).local
         around = self._parent_of(function)
         return Frame(function.module, names, local, around, 1, owner=function.owner)
+
+
+def _called(callee: Value) -> str:
+    """Return the last name of a function, empty for what is none."""
+    if isinstance(callee, Function):
+        return callee.node.name
+    return callee.name.rpartition(".")[2] if isinstance(callee, ModuleRef) else ""
 
 
 def _is_question(node: FunctionNode) -> bool:

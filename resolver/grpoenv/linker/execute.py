@@ -63,15 +63,15 @@ class Interpreter(Statements, Imports, Expressions):
                 self.begin_option(module)
         return frozenset(found)
 
-    def follow_modules(self, names: Iterable[str]) -> frozenset[NormalizedName]:
-        """Follow all functions of modules that were imported; return the packages they are of."""
-        found = set()
-        for module in self.world.parsed:
-            if module.name in names and module.name in self.world.namespaces:
-                found.add(module.tree.name)
+    def follow_modules(self, starts: Iterable[tuple[str, str]]) -> frozenset[NormalizedName]:
+        """Follow imports that an option may lead to, and all functions there."""
+        found = self.follow_options(starts)
+        for _, name in starts:
+            module = self.world.module(name)
+            if isinstance(module, Module) and name in self.world.namespaces:
                 for statement in module.body:
                     self.follow_statement(statement, module)
-        return frozenset(found)
+        return found
 
     def begin_option(self, name: str) -> None:
         """Follow the import of a module that an option may lead to."""

@@ -41,6 +41,7 @@ FOLLOWED = frozenset(
         "llm-blender",
         "mergekit",
         "torchao",
+        "xformers",
     )
 )
 """The packages that are followed statement by statement; of others only the names are read."""
@@ -53,11 +54,16 @@ _WITH_OPTIONS = frozenset(
 _OPTIONAL_STARTS = (
     ("liger-kernel", "liger_kernel.transformers.monkey_patch"),
     ("liger-kernel", "liger_kernel.chunked_loss"),
+    ("xformers", "xformers.ops"),
 )
-"""What ``use_liger_kernel`` and the like lead to."""
+"""What ``use_liger_kernel`` and the attention of a model lead to."""
 
-_OPTION_MODULES = ("transformers.integrations.peft", "transformers.trainer")
-"""Modules of which everything is followed that an option may lead to, adapters and checkpoints."""
+_OPTION_MODULES = (
+    ("transformers", "transformers.integrations.hub_kernels"),
+    ("transformers", "transformers.integrations.peft"),
+    ("transformers", "transformers.trainer"),
+)
+"""Modules of which everything is followed: what adapters, checkpoints and kernels lead to."""
 
 _STARTS = (
     ("unsloth", "unsloth"),

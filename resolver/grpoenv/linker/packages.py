@@ -138,6 +138,8 @@ class Packages:
     def _index(self, tree: SourceTree) -> None:
         for path in tree.paths():
             parts = path.split("/")
+            if path.endswith(UNBUILT):
+                self.unbuilt.add(tree.name)
             if not all(part.isidentifier() for part in parts[:-1]):
                 continue
             stem, dot, ending = parts[-1].partition(".")
@@ -148,8 +150,6 @@ class Packages:
             elif dot and path.endswith(_EXTENSIONS):
                 name, kind = ".".join([*parts[:-1], stem]), "extension"
             else:
-                if path.endswith(UNBUILT):
-                    self.unbuilt.add(tree.name)
                 continue
             if not name or (kind == "extension" and name in self._entries):
                 continue

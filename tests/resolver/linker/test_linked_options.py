@@ -373,3 +373,39 @@ def test_arguments_that_a_function_begins_with_refusing(call: str, found: list[s
     )
     user = f"from kernels import Layer\n{call}\n"
     assert broken(link([tree("transformers", init=user), tree("kernels", init=layer)])) == found
+
+
+def test_a_name_behind_a_condition_is_not_missed_where_the_same_may_lead() -> None:
+    giver = "if False:\n    class Dummy: pass\n"
+    taken = "from unsloth_zoo import Dummy\n"
+    assert broken(linked(taken, giver)) == ["ImportError unsloth_zoo.Dummy"]
+    option = f"def f(self):\n    if self.enabled:\n        {taken}"
+    assert linked(option, giver).faults == ()
+    assert [fault.need.what for fault in linked(option, "").faults] == ["unsloth_zoo.Dummy"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("trl>=0.15,<0.18", ["ImportError trl"]),
+        ("trl>=0.15", []),
+        ("deepspeed>=1", []),
+        ("no requirement at all", []),
+    ],
+)
+def test_a_version_that_a_program_requires_of_itself(asked: str, found: list[str]) -> None:
+    user = f"from transformers.utils.versions import require_version\nrequire_version({asked!r})\n"
+    versions = "def require_version(text, hint=None):\n    compare(text)\n"
+    user_tree, trl = tree("unsloth", init=user), tree("trl", "0.19.1")
+    theirs = tree("transformers", utils____init__="", utils__versions=versions)
+    assert broken(link([user_tree, trl, theirs])) == found
+    assert broken(link([user_tree, trl])) == found  # whatever transformers there is
+
+
+def test_a_package_that_is_still_to_be_built_lacks_no_module_for_certain() -> None:
+    user = "from deepspeed import _C\nimport deepspeed.made\nfrom deepspeed.ops import gone\n"
+    sources = tree("deepspeed", ops="kept = 1")
+    trees = [tree("unsloth", init=user), sources]
+    assert len(link(trees).faults) == 3
+    sources.files["deepspeed-1.0.dist-info/UNBUILT"] = b""
+    assert broken(link(trees)) == ["ImportError deepspeed.ops.gone"]

@@ -174,6 +174,15 @@ HOLDS = {
         "from unsloth_zoo import f\na, b = f()",
         "def f():\n    if x: return 1, 2\n    return 1, 2, 3",
     ),
+    "a module that writes to what it finds under its name": (
+        "from unsloth_zoo.own import made",
+        "",
+    ),
+    "a module that sets attributes of itself": ("from unsloth_zoo.types import Added", ""),
+    "a method of a class that is given its object": (
+        "from unsloth_zoo import Layer\ndef forward(self, x):\n    return Layer.forward(self, x)\nforward(1, 2)",
+        "class Layer:\n    def forward(self, x): pass",
+    ),
     "an unknown result": ("from unsloth_zoo import f\na, b = f()", "def f():\n    return x"),
 }
 
@@ -183,7 +192,12 @@ def test_what_holds_or_cannot_be_told_is_never_broken(case: str) -> None:
     user, giver = HOLDS[case]
     sub = "class Listed: pass\nclass Appended: pass\n"
     swapped = "import sys\nsys.modules[__name__] = Props(sys.modules[__name__])"
+    own = "import sys\nthis = sys.modules[__name__]\nthis.__dict__[read()] = 1"
+    types = (
+        "def add(kind):\n    from unsloth_zoo import types\n    setattr(types, kind.__name__, kind)"
+    )
     files = {"sub": sub, "_lazy": "class _LazyModule: pass", "swapped": swapped}
+    files |= {"own": own, "types": types}
     assert broken(linked(user, giver, **files)) == []
 
 

@@ -253,3 +253,25 @@ def test_trl_must_be_able_to_unpack_what_unsloths_method_returns(
         "    def _score(self, model):\n        logps, _ = self.get_logps(model)\n"
     )
     assert found(theirs, ours, sure=False) == expected
+
+
+NOTED = "model.warnings_issued['tokens'] = True"
+
+
+@pytest.mark.parametrize(
+    ("use", "models", "sure", "unsure"),
+    [
+        (NOTED, "class Model: pass", ["AttributeError warnings_issued"], []),
+        ("tokenizer.gone", "class Model: pass", ["AttributeError gone"], []),
+        (NOTED, "class Model:\n    def __init__(self): self.warnings_issued = {}", [], []),
+        (f"if hasattr(model, 'warnings_issued'): {NOTED}", "class Model: pass", [], []),
+        (f"if model.config.x: {NOTED}", "config = 1", [], []),
+        ("model.engine.gone\ninputs.gone\nmodel.made = 1\nmodel.made", "engine = 1", [], []),
+    ],
+)
+def test_an_attribute_of_a_model_of_which_no_source_knows(
+    use: str, models: str, sure: list[str], unsure: list[str]
+) -> None:
+    trees = trl(use), transformers(models_=models)
+    assert found(*trees) == sure
+    assert found(*trees, sure=False) == unsure

@@ -52,8 +52,9 @@ class Request(BaseHTTPRequestHandler):
                 **({"size": path.stat().st_size} if self.owner.tells_size else {}),
                 **self.owner.upload_time(path),
             }
-            for path in sorted(self.owner.folder.glob("*.whl"))
-            if path.name.startswith(project.replace("-", "_") + "-")
+            for path in sorted(self.owner.folder.iterdir())
+            if path.name.endswith((".whl", ".tar.gz"))
+            and path.name.startswith(project.replace("-", "_") + "-")
         ]
         if not rows:
             return self.reply(404, b"")
@@ -128,7 +129,7 @@ class WheelServer:
 
     def upload_time(self, path: Path) -> dict[str, str]:
         """Return when a wheel was uploaded (``"name-version"``), where the index tells that."""
-        time_ = self.uploaded.get("-".join(path.name.split("-")[:2]))
+        time_ = self.uploaded.get("-".join(path.name.removesuffix(".tar.gz").split("-")[:2]))
         return {"upload-time": time_} if time_ else {}
 
     def file_requests(self) -> list[str | None]:
