@@ -24,6 +24,7 @@ from packaging.version import Version
 
 from grpoenv.errors import InputError, UndeterminedError
 from grpoenv.probe import Probe
+from grpoenv.stand_ins import make_stand_ins
 from grpoenv.strict_toml import load_values
 from grpoenv.uv import UvRun, explain_failure, run_uv
 from grpoenv.wheels import WheelError, WheelFile
@@ -100,8 +101,6 @@ def _resolved(
     wanted: Wanted, probe: Probe, image: Mapping[NormalizedName, Version], output: Path
 ) -> UvRun:
     """Run uv, with stand-ins for the packages that have no wheel, or none of a release proper."""
-    from grpoenv.stand_ins import make_stand_ins
-
     asked: set[NormalizedName] = set()
     folders: list[Path] = []
     for _ in range(_ROUNDS):

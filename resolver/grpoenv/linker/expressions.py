@@ -33,6 +33,8 @@ __all__ = ["Expressions"]
 _TRANSFORMERS = NormalizedName("transformers")
 _MODELS = frozenset(("model", "processing_class", "ref_model", "tokenizer"))
 """What trainers call an object whose class transformers has."""
+_MODULE = "torch.nn.modules.module"
+"""Where the class is that every model builds on."""
 
 
 class Expressions(Reach):
@@ -147,7 +149,11 @@ class Expressions(Reach):
             called = holder.attr if holder.value.id == "self" else ""
         else:
             called = holder.id if isinstance(holder, ast.Name) else ""
-        return called in _MODELS and self.world.nobody_knows(name, _TRANSFORMERS)
+        if called not in _MODELS:
+            return False
+        module = self.world.module(_MODULE)
+        of_torch = isinstance(module, Module) and name in module.text
+        return not of_torch and self.world.nobody_knows(name, _TRANSFORMERS)
 
     def missing_everywhere(self, name: str, node: ast.Attribute, frame: Frame) -> Value:
         """Report an attribute of a model or a tokenizer of which no package knows."""

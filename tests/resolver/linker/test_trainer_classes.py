@@ -275,3 +275,6 @@ def test_an_attribute_of_a_model_of_which_no_source_knows(
     trees = trl(use), transformers(models_=models)
     assert found(*trees) == sure
     assert found(*trees, sure=False) == unsure
+    module = "class Module:\n    def gone(self): pass\n    warnings_issued = {}\n"
+    torch = tree("torch", nn____init__="", nn__modules____init__="", nn__modules__module=module)
+    assert found(*trees, torch) == []
