@@ -169,8 +169,9 @@ def parties(incident: Incident) -> Parties:
     """Return who takes from whom, as far as the row's words name published packages."""
     repository = _alias(incident.repository)
     consumers = [_alias(word) for word in incident.consumers]
-    known = [name for name in consumers if name in DISTRIBUTIONS]
-    providers = [n for word in incident.providers if (n := _alias(word)) in DISTRIBUTIONS]
+    published = {*DISTRIBUTIONS, *incident.stated}
+    known = [name for name in consumers if name in published]
+    providers = [n for word in incident.providers if (n := _alias(word)) in published]
     if repository in known:
         known = [repository]
     elif len(known) < len(consumers):

@@ -113,6 +113,9 @@ def _script(incident: Incident, sides: Parties) -> str:
         name, word = incident.keyword
         first = "import unsloth\n" if "unsloth" in sides.consumers else ""
         return f"{first}from trl import {name}\n\nconfig = {name}({word}=None)\n"
+    if sides.script and incident.keyword and incident.keyword[0].endswith("Trainer"):
+        name, word = incident.keyword
+        return f"from trl import {name}\n\ntrainer = {name}(None, {word}=None)\n"
     if match := re.search(
         r"Dataset scripts are no longer supported, but found (\w+\.py)", incident.exception
     ):
