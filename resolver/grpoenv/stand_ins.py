@@ -16,6 +16,7 @@ from packaging.version import Version
 
 from grpoenv.private_cache import read_private, user_cache_folder, write_private
 from grpoenv.update_network import effective_index
+from grpoenv.uv import redacted
 from grpoenv.wheels import (
     DamagedWheel,
     PublishedSdist,
@@ -66,7 +67,8 @@ def _made(name: NormalizedName, sdist: PublishedSdist, client: RangeClient) -> P
         content = client.whole(sdist.url, sdist.size).data
         found = hashlib.sha256(content).hexdigest()
         if sdist.sha256 and found != sdist.sha256:
-            raise DamagedWheel(f"{sdist.url} has the SHA-256 {found}, not {sdist.sha256}")
+            place = redacted(sdist.url)
+            raise DamagedWheel(f"{place} has the SHA-256 {found}, not {sdist.sha256}")
         write_private(folder, filename, stand_in(content, name, sdist.version))
     return folder
 

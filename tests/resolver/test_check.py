@@ -308,6 +308,20 @@ def test_what_is_published_as_sources_alone_is_looked_into_and_nothing_of_it_is_
     assert again == asked
 
 
+def test_sources_that_are_others_than_the_index_says_are_not_believed(
+    stocked: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def other(request: faults.Request) -> bool:
+        if request.path.endswith(".tar.gz"):
+            request.reply(200, b"x" * len(request.content))
+        return request.path.endswith(".tar.gz")
+
+    publish_sources(stocked.wheels, "sourceful", "1.0", SOURCEFUL)
+    server.faults.append(other)
+    answer = check(stocked, capsys, "sourceful", "--no-deps", code=3)
+    assert answer["error"]["message"].startswith("what has no wheels cannot be looked into:\n")
+
+
 def test_sources_go_before_the_wheel_of_a_pre_release(
     stocked: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
