@@ -106,20 +106,21 @@ def test_a_flash_attn_from_a_file_says_in_its_name_what_it_was_built_for(site: S
 
 
 @pytest.mark.parametrize(
-    ("version", "build", "words"),
+    ("version", "build", "installed", "words"),
     [
-        ("0.0.29", {"torch": "2.6.0+cu124", "cuda": 1204}, None),
-        ("0.0.29", {"torch": "2.5.1+cu124", "cuda": 1204}, "torch ==2.5.1, and this is torch"),
-        ("0.0.35", {"torch": "2.10.0+cu128", "cuda": 1208}, None),
-        ("0.0.35", {"torch": "2.10.0+cu130", "cuda": 1300}, "CUDA 13, and torch 2.6.0 for"),
-        ("0.0.35", {"torch": "2.10.0", "cuda": None}, None),
-        ("0.0.35", {}, None),
+        ("0.0.29", {"torch": "2.6.0+cu124", "cuda": 1204}, "2.6.0", None),
+        ("0.0.29", {"torch": "2.5.1+cu124", "cuda": 1204}, "2.6.0", "torch ==2.5.1, and this is"),
+        ("0.0.35", {"torch": "2.10.0+cu128", "cuda": 1208}, "2.11.0", None),
+        ("0.0.35", {"torch": "2.10.0+cu128", "cuda": 1208}, "2.6.0", "torch >=2.10, and this is"),
+        ("0.0.35", {"torch": "2.10.0+cu130", "cuda": 1300}, "2.10.0", "CUDA 13, and torch 2.10.0"),
+        ("0.0.35", {"torch": "2.10.0", "cuda": None}, "2.10.0", None),
+        ("0.0.35", {}, "2.6.0", None),
     ],
 )
 def test_xformers_names_its_build(
-    site: Site, version: str, build: dict[str, object], words: str | None
+    site: Site, version: str, build: dict[str, object], installed: str, words: str | None
 ) -> None:
-    torch(site)
+    torch(site, installed)
     text = json.dumps({"version": build})
     site.put("xformers", version, files={"xformers/cpp_lib.json": text})
     found = site.findings("abi")

@@ -119,7 +119,8 @@ def _xformers(distribution: Distribution, tree: SourceTree | None) -> BuiltFor:
         exact = SpecifierSet(f"=={torch.public}")
         # From 0.0.34 on it declares torch >= 2.10 and keeps to torch's stable interface.
         stable = distribution.version >= Version("0.0.34")
-        return BuiltFor(file, None if stable else exact, cuda // 100 if cuda else None)
+        range_ = SpecifierSet(">=2.10") if stable else exact
+        return BuiltFor(file, range_, cuda // 100 if cuda else None)
     except (ValueError, KeyError, TypeError):
         return BuiltFor(file)
 
