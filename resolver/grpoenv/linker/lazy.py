@@ -14,6 +14,7 @@ __all__ = [
     "hands_out_others",
     "is_lazy",
     "lazy_names",
+    "puts_modules_below",
     "scanned_folders",
 ]
 
@@ -53,6 +54,15 @@ def alias_pattern(module: Module) -> re.Pattern[str] | None:
         return re.compile(re.escape(module.name) + f"(?:{'|'.join(below)})") if below else None
     except re.error:  # a pattern put together from more than this text
         return None
+
+
+def puts_modules_below(module: Module) -> bool:
+    """Tell whether a package writes modules into ``sys.modules`` under its own written-out name.
+
+    ``torch.distributed._tensor`` does, for modules that have moved.
+    """
+    below = re.escape(module.name)
+    return re.search(rf"sys\.modules\[\s*f?[\"']{below}\.", module.text) is not None
 
 
 def lazy_names(module: Module) -> dict[str, str]:

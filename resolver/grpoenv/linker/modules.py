@@ -24,6 +24,7 @@ _WRITES_ITSELF = re.compile(
     r"|setattr\(sys\.modules\[__name__\],\s*[^\"'\s]"
 )
 _NAMES_ITSELF = re.compile(r"(\w+)\s*=\s*sys\.modules\[__name__\]")
+_NAMES_ITS_SPACE = re.compile(r"(\w+)\s*=\s*globals\(\)")
 _GIVES_ANY = re.compile(r"setattr\(self,\s*[^\"'\s]|self\.__dict__\b|vars\(self\)")
 
 Kind = Literal["import", "from", "star", "function", "class", "value", "deleted", "other"]
@@ -132,12 +133,14 @@ class Module:
         return f"{self.tree.locate(self.path)}:{line} writes its own names, or another in its place"
 
     def _own_name_written(self) -> re.Match[str] | None:
-        """Find where the module gets attributes under a name by which it calls itself."""
-        names = [self.name.rpartition(".")[2]]
-        if "sys.modules[__name__]" in self.text:
-            names += _NAMES_ITSELF.findall(self.text)
-        called = "|".join(map(re.escape, names))
-        return re.search(rf"setattr\(\s*(?:{called})\s*,|\b(?:{called})\.__dict__\[", self.text)
+        """Find where the module gets names by way of what it calls itself or its namespace."""
+        selves = [self.name.rpartition(".")[2], *_NAMES_ITSELF.findall(self.text)]
+        own = "|".join(map(re.escape, selves))
+        writes = rf"setattr\(\s*(?:{own})\s*,|\b(?:{own})\.__dict__\["
+        if spaces := _NAMES_ITS_SPACE.findall(self.text):
+            space = "|".join(map(re.escape, spaces))
+            writes += rf"|\b(?:{space})(?:\[[^\]\n]*\]\s*=[^=]|\.update\(|\.setdefault\()"
+        return re.search(writes, self.text)
 
     def sets_global(self, name: str) -> bool:
         """Tell whether a function declares ``name`` global, or runs text that may define it."""

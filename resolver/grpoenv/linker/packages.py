@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
-from grpoenv.linker.lazy import alias_pattern
+from grpoenv.linker.lazy import alias_pattern, puts_modules_below
 from grpoenv.linker.modules import Module, Opaque, parse
 from grpoenv.linker.platforms import Platform
 from grpoenv.linker.standard import lacks_standard_module, lacks_standard_name
@@ -90,7 +90,10 @@ class Packages:
             module = self.module(top)
             self._aliases[top] = alias_pattern(module) if isinstance(module, Module) else None
         pattern = self._aliases[top]
-        return pattern is not None and pattern.fullmatch(name) is not None
+        if pattern is not None and pattern.fullmatch(name):
+            return True
+        above = self.module(name.rpartition(".")[0])
+        return isinstance(above, Module) and puts_modules_below(above)
 
     def module(self, name: str) -> Module | Opaque | None:
         """Return a module, parsed on first use; None where there is none of that name."""
