@@ -22,6 +22,7 @@ _WRITES_ITSELF = re.compile(
     r"globals\(\)\s*(?:\[[^\]]*\]\s*=[^=]|\.update\(|\.setdefault\()"
     r"|sys\.modules\[__name__\]\s*(?:=[^=]|\.__class__\s*=)"
     r"|setattr\(sys\.modules\[__name__\],\s*[^\"'\s]"
+    r"|\b(?!(?:get|has|del|set)attr\b)\w+\(\s*sys\.modules\[__name__\]"
 )
 _NAMES_ITSELF = re.compile(r"(\w+)\s*=\s*sys\.modules\[__name__\]")
 _NAMES_ITS_SPACE = re.compile(r"(\w+)\s*=\s*globals\(\)")
