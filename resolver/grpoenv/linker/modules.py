@@ -22,9 +22,9 @@ _WRITES_ITSELF = re.compile(
     r"globals\(\)\s*(?:\[[^\]]*\]\s*=[^=]|\.update\(|\.setdefault\()"
     r"|sys\.modules\[__name__\]\s*(?:=[^=]|\.__class__\s*=)"
     r"|setattr\(sys\.modules\[__name__\],\s*[^\"'\s]"
-    r"|\b(?!(?:get|has|del|set)attr\b)\w+\(\s*sys\.modules\[__name__\]"
 )
 _NAMES_ITSELF = re.compile(r"(\w+)\s*=\s*sys\.modules\[__name__\]")
+_HANDS_ITSELF = re.compile(r"\b(?!(?:get|has|del|set)attr\b)\w+\(\s*sys\.modules\[__name__\]")
 _NAMES_ITS_SPACE = re.compile(r"(\w+)\s*=\s*globals\(\)")
 _GIVES_ANY = re.compile(r"setattr\(self,\s*[^\"'\s]|self\.__dict__\b|vars\(self\)")
 
@@ -135,13 +135,21 @@ class Module:
 
     def _own_name_written(self) -> re.Match[str] | None:
         """Find where the module gets names by way of what it calls itself or its namespace."""
-        selves = [self.name.rpartition(".")[2], *_NAMES_ITSELF.findall(self.text)]
-        own = "|".join(map(re.escape, selves))
-        writes = rf"setattr\(\s*(?:{own})\s*,|\b(?:{own})\.__dict__\["
-        if spaces := _NAMES_ITS_SPACE.findall(self.text):
-            space = "|".join(map(re.escape, spaces))
-            writes += rf"|\b(?:{space})(?:\[[^\]\n]*\]\s*=[^=]|\.update\(|\.setdefault\()"
-        return re.search(writes, self.text)
+        # each pattern begins with any word, and is looked for where a plain text is found alone
+        selves, found = [self.name.rpartition(".")[2]], None
+        if "sys.modules[__name__]" in self.text:
+            selves += _NAMES_ITSELF.findall(self.text)
+            found = _HANDS_ITSELF.search(self.text)
+        if found is None and ("setattr(" in self.text or ".__dict__[" in self.text):
+            own = "|".join(map(re.escape, selves))
+            writes = rf"setattr\(\s*(?:{own})\s*,|\b(?:{own})\.__dict__\["
+            found = re.search(writes, self.text)
+        if found is None and "globals()" in self.text:
+            if spaces := _NAMES_ITS_SPACE.findall(self.text):
+                space = "|".join(map(re.escape, spaces))
+                writes = rf"\b(?:{space})(?:\[[^\]\n]*\]\s*=[^=]|\.(?:update|setdefault)\()"
+                found = re.search(writes, self.text)
+        return found
 
     def sets_global(self, name: str) -> bool:
         """Tell whether a function declares ``name`` global, or runs text that may define it."""
