@@ -1,4 +1,4 @@
-"""What each release of unsloth and trl gives: the file ``compat-releases.jsonl``.
+"""What each release of unsloth, its zoo and trl gives: the file ``compat-releases.jsonl``.
 
 The matrix (``compat-matrix.toml``) has the stacks that were locked and run. This file beside it has
 one line of JSON for every release, made by ``grpoenv matrix scan`` and never by hand, so that a
@@ -11,12 +11,13 @@ The first line is the head; everything in the file holds for its Python and plat
     python, platform    "3.11", "x86_64-manylinux_2_28"
     date                the day that ``today`` means
 
-Each other line is a release, those of unsloth first, oldest first::
+Each other line is a release, in the order of ``SCANNED``, oldest first::
 
     package, version
     uploaded            the day of its first file on the index
     yanked              true or false
-    day                 the outcome of ``PACKAGE==VERSION``, as of the day of the upload
+    day                 the outcome of ``PACKAGE==VERSION``, as of the day of the upload; a zoo is
+                        asked for beside unsloth, without which it does not import
     tried               outcomes as of days in between, oldest first, and then of its own day with
                         more requirements; looked for where neither of the others is linked
     today               the same line, as of ``date``
@@ -57,12 +58,12 @@ from packaging.version import Version
 
 from grpoenv import __version__
 from grpoenv.errors import InputError
-from grpoenv.matrix import RUNTIMES
 from grpoenv.reading import read_text
 
 __all__ = [
     "BROKEN",
     "LINKED",
+    "SCANNED",
     "VERDICTS",
     "Outcome",
     "Release",
@@ -70,6 +71,9 @@ __all__ = [
     "read_releases",
     "releases_text",
 ]
+
+SCANNED: Mapping[str, tuple[str, ...]] = {"unsloth": (), "trl": (), "unsloth-zoo": ("unsloth",)}
+"""The packages whose releases are looked at, and what is asked for beside a release of each."""
 
 SCHEMA = 1
 LIMIT_BYTES = 8 * 1024 * 1024
@@ -195,8 +199,8 @@ def _release(data: dict[str, Any], digest: str) -> Release:
     if data["digest"] != digest:
         message = f"{data['package']} {data['version']} was changed by hand: "
         raise ValueError(f"{message}its digest is {digest}, and the line has {data['digest']}")
-    if data["package"] not in RUNTIMES:
-        raise ValueError(f"{data['package']!r} is none of {', '.join(RUNTIMES)}")
+    if data["package"] not in SCANNED:
+        raise ValueError(f"{data['package']!r} is none of {', '.join(SCANNED)}")
     return Release(
         package=NormalizedName(data["package"]),
         version=_text(data["version"]),
@@ -240,9 +244,8 @@ def releases_text(releases: Releases) -> str:
         "platform": releases.platform,
         "date": releases.date,
     }
-    rows = sorted(
-        releases.rows, key=lambda row: (RUNTIMES.index(row.package), Version(row.version))
-    )
+    order = list(SCANNED)
+    rows = sorted(releases.rows, key=lambda row: (order.index(row.package), Version(row.version)))
     lines = [_line(head), *(_sealed(_line(_release_json(row))) for row in rows)]
     return "".join(f"{line}\n" for line in lines)
 

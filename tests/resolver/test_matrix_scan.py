@@ -91,6 +91,21 @@ def test_a_set_lacks_what_its_releases_import_and_no_range_brings(
     assert row.today is not None and row.today.verdict == verdict
 
 
+def test_a_zoo_is_looked_at_beside_the_unsloth_that_takes_it(
+    depot: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    depot.wheel("unsloth_zoo", "2025.3.2", files=BROKEN)
+    server.uploaded["unsloth_zoo-2025.3.2"] = "2025-03-02T10:00:00Z"
+    scan(depot, capsys, "--write")
+    (zoo,) = read_releases(depot.data.releases).of("unsloth-zoo")
+    assert zoo.day is not None and zoo.day.verdict == "import"
+    assert zoo.day.versions == {"unsloth": "2025.3.1", "unsloth-zoo": "2025.3.2"}
+    assert zoo.unusable.startswith("KeyError: unsloth_zoo.rl_replacements.RL_REPLACEMENTS")
+    main(["matrix", "scan", "--report", "--matrix", str(depot.data.matrix)])
+    line = "1 releases of unsloth-zoo, each pinned alone: unsloth-zoo==X unsloth\n  today: 1 of 1"
+    assert line in capsys.readouterr().out
+
+
 def test_a_second_scan_changes_nothing_and_reads_no_wheel(
     depot: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

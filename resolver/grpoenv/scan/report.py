@@ -9,8 +9,8 @@ from typing import Any
 from packaging.utils import NormalizedName
 from packaging.version import Version
 
-from grpoenv.matrix import RUNTIMES, Matrix
-from grpoenv.releases import BROKEN, LINKED, VERDICTS, Outcome, Release, Releases
+from grpoenv.matrix import Matrix
+from grpoenv.releases import BROKEN, LINKED, SCANNED, VERDICTS, Outcome, Release, Releases
 
 __all__ = ["given", "known_break", "releases_json", "report_lines"]
 
@@ -26,8 +26,9 @@ _WORDS = {
 def given(release: Release, matrix: Matrix) -> str:
     """Return what grpoenv gives for a release: a stack, a set of a day, or why there is none."""
     version = Version(release.version)
+    leading = [release.package, *SCANNED[release.package]]
     for stack in matrix.stacks:
-        if stack.runtime == release.package and stack.main_version == version:
+        if stack.runtime in leading and stack.versions.get(release.package) == version:
             level = max(target.level for target in stack.targets)
             return f"stack {stack.id} ({level})"
     if row := release.row:
@@ -47,11 +48,12 @@ def known_break(outcome: Outcome, matrix: Matrix) -> str:
 def report_lines(releases: Releases, matrix: Matrix) -> Iterator[str]:
     """Yield the figures of each package."""
     yield f"Python {releases.python}, {releases.platform}; today is {releases.date}"
-    for package in RUNTIMES:
+    for package, beside in SCANNED.items():
         rows = releases.of(package)
         if rows:
             yield ""
-            yield f"{len(rows)} releases of {package}, each pinned alone: {package}==X"
+            line = " ".join([f"{package}==X", *beside])
+            yield f"{len(rows)} releases of {package}, each pinned alone: {line}"
             yield from _counted("today", [row.today for row in rows])
             yield from _counted("as of its day", [row.day for row in rows])
             yield from _rotten(rows)

@@ -20,7 +20,7 @@ from packaging.version import Version
 from grpoenv.errors import UndeterminedError
 from grpoenv.matrix import Matrix
 from grpoenv.probe import Probe
-from grpoenv.releases import Outcome, Release, Releases
+from grpoenv.releases import SCANNED, Outcome, Release, Releases
 from grpoenv.scan.judgement import Judgement, judge_sets, kept_judgement
 from grpoenv.scan.sets import Asked, WheelSet, find_sets
 from grpoenv.update_network import effective_index
@@ -31,8 +31,9 @@ __all__ = ["SINCE", "Scanner", "find_releases"]
 SINCE = {
     NormalizedName("unsloth"): Version("2025.2"),
     NormalizedName("trl"): Version("0.15"),
+    NormalizedName("unsloth-zoo"): Version("2025.2"),
 }
-"""The releases that are looked at: from when each of them had GRPO."""
+"""The first release of each package that is looked at: from when it had GRPO."""
 _LATER_DAYS = (3, 14, 45)
 """How many days after its own a release is tried, where neither its day nor today links."""
 _NEAREST_ROWS = 2
@@ -170,15 +171,16 @@ def _later(days: int) -> _Question:
 
 
 def _required_nearby(row: Release, matrix: Matrix) -> list[str]:
-    """Return what each of the nearest rows of the matrix requires beside its release."""
+    """Return what each of the nearest rows of the matrix requires beside what is asked for."""
     day = date.fromisoformat(row.uploaded)
-    stacks = [s for s in matrix.stacks if s.runtime == row.package and not s.image]
+    asked = {row.package, *SCANNED[row.package]}
+    stacks = [s for s in matrix.stacks if s.runtime in asked and not s.image]
     nearest = sorted(stacks, key=lambda stack: abs(stack.as_of - day))[:_NEAREST_ROWS]
     return [
         " ".join(
             str(one).replace(" ", "")
             for one in stack.requires
-            if canonicalize_name(one.name) != row.package
+            if canonicalize_name(one.name) not in asked
         )
         for stack in nearest
     ]

@@ -16,6 +16,7 @@ from grpoenv.errors import InputError, UndeterminedError
 from grpoenv.matrix import MAIN_PACKAGES
 from grpoenv.probe import Probe
 from grpoenv.published import NoSolution, Published, Wanted, find_published
+from grpoenv.releases import SCANNED
 from grpoenv.scan.kept import Kept
 from grpoenv.uv import redacted
 from grpoenv.wheels import WheelFile
@@ -40,7 +41,7 @@ class Asked:
     @property
     def lines(self) -> tuple[str, ...]:
         """The requirements."""
-        return (f"{self.package}=={self.version}", *self.also.split())
+        return (f"{self.package}=={self.version}", *SCANNED[self.package], *self.also.split())
 
     @property
     def until(self) -> str:

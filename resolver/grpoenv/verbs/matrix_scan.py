@@ -17,7 +17,7 @@ def add_matrix_scan(verbs: Verbs) -> None:
         verbs,
         "scan",
         _scan,
-        "find new releases of unsloth and trl, and what each gives when it is pinned alone",
+        "find new releases of unsloth, its zoo and trl, and what each gives when it is pinned alone",
         "matrix",
     )
     parser.add_argument(
