@@ -429,7 +429,7 @@ class Evaluator(Members):
                 return Const(False)
             return self._has(arguments[0], texts[0])
         if name == "builtins.getattr" and len(arguments) > 1 and texts:
-            return self._get(arguments, texts[0])
+            return self._get(arguments, texts[0], node, frame)
         if last in _COMPARES and len(arguments) == 3:
             return self._compared(*arguments)
         least = self._least_version(callee, keywords)
@@ -528,12 +528,15 @@ class Evaluator(Members):
                 return Const(False)
         return UNKNOWN
 
-    def _get(self, arguments: list[Value], name: str) -> Value:
-        if isinstance(arguments[0], ModuleRef) and self.world.tree_of(arguments[0].name):
-            found = self.world.lookup(arguments[0].name, name)
-            if isinstance(found, Absent):
-                return arguments[2] if len(arguments) > 2 else UNKNOWN
-            return found
+    def _get(self, arguments: list[Value], name: str, node: ast.AST, frame: Frame) -> Value:
+        module = arguments[0]
+        if isinstance(module, ModuleRef) and self.world.tree_of(module.name):
+            found = self.world.lookup(module.name, name)
+            if not isinstance(found, Absent):
+                return found
+            if len(arguments) > 2:
+                return arguments[2]
+            return self._missing_attribute(module, name, found, node, frame)
         return UNKNOWN
 
 

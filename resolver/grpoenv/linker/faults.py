@@ -21,6 +21,8 @@ _VERBS = {
     "refusal": "decides on",
     "keyword": "reads",
     "copied": "copies",
+    "override": "overrides",
+    "setter": "sets",
 }
 
 

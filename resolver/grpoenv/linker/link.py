@@ -12,6 +12,7 @@ from grpoenv.linker.adapters import check_adapters
 from grpoenv.linker.batches import check_batches
 from grpoenv.linker.execute import Interpreter
 from grpoenv.linker.faults import Fault, Faults, Phase
+from grpoenv.linker.overrides import check_overrides
 from grpoenv.linker.platforms import Platform
 from grpoenv.linker.replaced import check_replaced_methods
 from grpoenv.linker.room import roomy
@@ -132,6 +133,7 @@ def link(
             check_adapters(interpreter)
             others |= interpreter.follow_options(_OPTIONAL_STARTS)
             others |= interpreter.follow_modules(_OPTION_MODULES)
+            check_overrides(interpreter, _WITH_OPTIONS | consumers)
         # Millions of syntax nodes are done with: to look for cycles in them costs as much again.
         gc.freeze()
     found = [

@@ -16,7 +16,7 @@ from grpoenv.linker.faults import Need
 from grpoenv.linker.frames import Frame
 from grpoenv.linker.modules import Module
 from grpoenv.linker.signatures import misfit, shape_of, signature_of
-from grpoenv.linker.syntax import walk
+from grpoenv.linker.syntax import calls_of_self, walk
 from grpoenv.linker.values import Class, Function
 
 __all__ = ["check_replaced_methods"]
@@ -34,7 +34,7 @@ def check_replaced_methods(interpreter: Interpreter) -> None:
         replaced.setdefault((cls, name), []).append(function)
     for (cls, name), functions in replaced.items():
         doubtful = set(_under_conditions(cls))
-        for call in _calls(cls.node, name):
+        for call in calls_of_self(cls.node, name):
             if call not in doubtful:
                 _check(interpreter, cls, call, functions)
             else:
@@ -79,15 +79,6 @@ def _check(
         where = first.module.where(first.node)
         reason = f"{first.node.name}() of {where}, which replaces the method, {whys[0]}"
         interpreter.fault("TypeError", need, reason, first.module.tree.name)
-
-
-def _calls(inside: ast.AST, name: str) -> Iterator[ast.Call]:
-    """Yield the calls ``self.name(...)``."""
-    for node in walk(inside):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            holder = node.func.value
-            if node.func.attr == name and isinstance(holder, ast.Name) and holder.id == "self":
-                yield node
 
 
 def _under_conditions(cls: Class) -> Iterator[ast.AST]:

@@ -11,6 +11,7 @@ from packaging.version import Version
 from grpoenv.linker.execute import Interpreter
 from grpoenv.linker.faults import Fault, Faults
 from grpoenv.linker.modules import Module
+from grpoenv.linker.overrides import check_overrides
 from grpoenv.linker.platforms import Platform
 from grpoenv.linker.room import roomy
 from grpoenv.linker.values import Class, Function
@@ -66,6 +67,8 @@ def link_program(
         interpreter = Interpreter(world, frozenset([program.name]), faults)
         interpreter.begin(_MODULE)
         _follow_functions(interpreter)
+        with interpreter.unsure():
+            check_overrides(interpreter, frozenset([program.name]))
     return [fault for fault in faults.found.values() if not fault.caught]
 
 

@@ -23,6 +23,9 @@ from grpoenv.linker.world import World
 
 __all__ = ["Statements"]
 
+_BY_NAME = frozenset(("getattr", "import_module", "__import__"))
+"""Functions that take the name of what they get: a loop over names is followed for each."""
+
 
 class Statements(Calls):
     """Takes statements in order, each by its kind."""
@@ -67,6 +70,11 @@ class Statements(Calls):
             for element in self.elements.get((value.module.name, value.name), []):
                 self.bind(node.target.id, element, frame)
                 self._loop(node.body, [], frame, sure=True)
+        if isinstance(value, Const) and isinstance(value.value, tuple) and _gets_by_name(node):
+            for item in value.value:
+                self.assign(node.target, Const(item), node.iter, frame)
+                if self._loop(node.body, [], frame, sure=self.sure) is not Flow.ON:
+                    break
         self.assign(node.target, UNKNOWN, node.iter, frame)
         filled = isinstance(node.iter, (ast.Tuple, ast.List)) and bool(node.iter.elts)
         filled = filled or (self.phase is Phase.RUN and frame.handles_batch)
@@ -199,6 +207,10 @@ class Statements(Calls):
 
     def _do_Global(self, node: ast.Global, frame: Frame) -> Flow:
         return Flow.ON
+
+
+def _gets_by_name(node: ast.For | ast.AsyncFor) -> bool:
+    return any(isinstance(each, ast.Name) and each.id in _BY_NAME for each in walk(node))
 
 
 def _words_of(node: ast.AST) -> Iterator[NormalizedName]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 __all__ = [
     "Body",
     "FunctionNode",
     "body_of",
+    "calls_of_self",
     "children",
     "given_to_self",
     "members_of",
@@ -100,6 +102,15 @@ def walk(node: ast.AST) -> list[ast.AST]:
     for each in found:  # grows as it is walked
         found += children(each)
     return found
+
+
+def calls_of_self(node: ast.AST, name: str) -> Iterator[ast.Call]:
+    """Yield the calls ``self.name(...)`` below a node."""
+    for each in walk(node):
+        if isinstance(each, ast.Call) and isinstance(each.func, ast.Attribute):
+            holder = each.func.value
+            if each.func.attr == name and isinstance(holder, ast.Name) and holder.id == "self":
+                yield each
 
 
 def body_of(node: FunctionNode) -> Body:

@@ -22,6 +22,7 @@ from grpoenv.linker.modules import Binding, Module, Opaque, Test
 from grpoenv.linker.packages import Packages
 from grpoenv.linker.platforms import Platform
 from grpoenv.linker.signatures import Signature, field_names, is_dataclass
+from grpoenv.linker.stubs import MODULE, is_listed, stub_names
 from grpoenv.linker.syntax import Body, FunctionNode, body_of, given_to_self, members_of
 from grpoenv.linker.values import (
     UNKNOWN,
@@ -75,6 +76,7 @@ class World(Packages):
         self._to_self: dict[ast.ClassDef, dict[str, list[ast.expr | None]]] = {}
         self._given: set[str] = set()
         self._texts: dict[NormalizedName, bytes | None] = {}
+        self._stubs: frozenset[str] | None = None
         self._bodies: dict[FunctionNode, Body] = {}
         self._members: dict[ast.ClassDef, dict[str, FunctionNode | None]] = {}
 
@@ -253,6 +255,16 @@ class World(Packages):
         other = self._otherwise(module, name)
         return found if isinstance(other, Absent) else other
 
+    def _unlisted(self, module: Module, name: str) -> bool:
+        """Tell whether a name could only come from what is compiled, and that has none of it."""
+        if module.name != MODULE or name in module.bindings or not is_listed(name):
+            return False
+        if f"{MODULE}.{name}" in self._entries or module.sets_global(name):
+            return False
+        if self._stubs is None:
+            self._stubs = stub_names(module.tree) or frozenset()
+        return bool(self._stubs) and name not in self._stubs
+
     def _bound(self, module: Module, name: str) -> Value | Absent:
         bindings = module.bindings.get(name, [])
         live: list[Value | Absent] = []
@@ -288,6 +300,8 @@ class World(Packages):
             if source is None:
                 continue  # what is missing gives no names; that it is missing is told elsewhere
             if isinstance(source, Opaque):
+                if self._unlisted(module, name):
+                    continue
                 own = f"{module.name}.{name}"  # compiled names are hardly those of modules
                 return ModuleRef(own) if own in self._entries else Unknown(source.reason)
             public = self.public_names(source)
@@ -330,6 +344,8 @@ class World(Packages):
             return self._lazily(module, name)
         if "__getattr__" in module.bindings and not hands_out_others(module, name):
             return Unknown(f"{module.where()} has a __getattr__")
+        if self._unlisted(module, name):
+            return Absent(module.where())
         if reason := self.open_modules.get(module.name) or module.dynamic:
             return Unknown(reason)
         if module.sets_global(name):
