@@ -31,6 +31,8 @@ _TIMEOUT_S = 3600.0
 _DRIVER = re.compile(r"driver (\d{3}(?:\.\d+)*)")
 _HELD = r"^[ \t]*(?:(?:class|def)\s+NAME\b|NAME\s*(?::[^=\n]+)?=|NAME\s*:)"
 
+_OVERRIDE = re.compile(r"(\w+)\(\) takes (\d+) positional arguments? but \d+ were given")
+_OF_MODULE = re.compile(r"module ['\"]?([\w.]+)['\"]? has no attribute ['\"]?(\w+)")
 _TAKEN = "already used"
 """What is said of a name that is there and should not be."""
 
@@ -116,6 +118,12 @@ def _script(incident: Incident, sides: Parties) -> str:
     if sides.script and incident.keyword and incident.keyword[0].endswith("Trainer"):
         name, word = incident.keyword
         return f"from trl import {name}\n\ntrainer = {name}(None, {word}=None)\n"
+    if sides.script and (match := _OVERRIDE.search(incident.exception)):
+        parameters = ", ".join(["self", *(f"given{n}" for n in range(1, int(match[2])))])
+        own = f"class Own(Trainer):\n    def {match[1]}({parameters}): pass\n"
+        return f"from transformers import Trainer\n\n{own}"
+    if sides.script and (match := _OF_MODULE.search(incident.exception)):
+        return f"import {match[1]}\n\n{match[1]}.{match[2]}\n"
     if match := re.search(
         r"Dataset scripts are no longer supported, but found (\w+\.py)", incident.exception
     ):

@@ -25,7 +25,7 @@ _RANGE = re.compile(r"(\d[\d.]*) to (\d[\d.]*)")
 _SYMBOLS = (
     re.compile(r"cannot import name ['\"](\w+)['\"]"),
     re.compile(r"No module named ['\"]([\w.]+)['\"]"),
-    re.compile(r"has no attribute ['\"](\w+)['\"]"),
+    re.compile(r"has no attribute ['\"]?(\w+)"),
     re.compile(r"name ['\"](\w+)['\"] is not defined"),
     re.compile(r"KeyError: ['\"](\w+)['\"]"),
     re.compile(r"unexpected keyword argument ['\"](\w+)['\"]"),

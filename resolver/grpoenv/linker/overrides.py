@@ -32,7 +32,8 @@ def check_overrides(interpreter: Interpreter, packages: frozenset[NormalizedName
 
 
 def _check_class(interpreter: Interpreter, cls: Class) -> None:
-    foreign = [base for base in interpreter.line_of(cls) if base.module.tree is not cls.module.tree]
+    line = interpreter.line_of(cls)
+    foreign = [base for base in line if base.module.tree is not cls.module.tree]
     if not foreign:
         return
     for method in cls.node.body:
@@ -52,7 +53,7 @@ def _check_method(
     if own is None or signature is None:
         return
     signature = signature.without_first()
-    calls = [(base, call) for base in foreign for call in calls_of_self(base.node, method.name)]
+    calls = list(_calls(interpreter, cls, method.name, foreign))
     need = Need(
         "override",
         own[0].module.name,
@@ -60,7 +61,7 @@ def _check_method(
         cls.module,
         method.lineno,
     )
-    for base, call in calls:
+    for base, call in calls if _is_shorter(method, own[1]) else ():
         if why := misfit(shape_of(call), signature):
             reason = f"{base.module.where(call)} calls it, and {method.name}() {why}"
             interpreter.fault("TypeError", need, reason, base.module.tree.name)
@@ -73,9 +74,30 @@ def _check_method(
         interpreter.fault("TypeError", need, reason, own[0].module.tree.name)
 
 
+def _calls(
+    interpreter: Interpreter, cls: Class, name: str, foreign: list[Class]
+) -> Iterator[tuple[Class, ast.Call]]:
+    """Yield the calls of a method that stand in those of a base which are in force."""
+    line = [each for each in interpreter.line_of(cls) if each not in foreign]
+    replaced = {known for each in line for known in interpreter.world.members_of(each.node)}
+    for base in foreign:
+        for caller in base.node.body:
+            if isinstance(caller, ast.FunctionDef) and caller.name not in replaced:
+                yield from ((base, call) for call in calls_of_self(caller, name))
+
+
 def _method(interpreter: Interpreter, base: Class, name: str) -> tuple[Class, FunctionNode] | None:
     found = interpreter.world.members_of(base.node).get(name)
     return (base, found) if found is not None else None
+
+
+def _is_shorter(method: FunctionNode, own: FunctionNode) -> bool:
+    """Tell whether a method takes the first parameters of the base's, as all of an older one's.
+
+    One that takes none of them was never meant for the base to call.
+    """
+    here, there = _parameters(method), _parameters(own)
+    return bool(here) and len(here) < len(there) and there[: len(here)] == here
 
 
 def _is_another(method: FunctionNode, own: FunctionNode) -> bool:
