@@ -73,12 +73,13 @@ _STARTS = (
     ("peft", "peft"),
     ("accelerate", "accelerate"),
     ("transformers", "transformers"),
+    ("torch", "transformers.modeling_utils"),
     ("datasets", "datasets"),
     ("bitsandbytes", "bitsandbytes"),
     ("vllm", "vllm"),
     ("vllm", "vllm.entrypoints.llm"),
 )
-"""What a GRPO program imports, by the package that has it."""
+"""What a GRPO program imports, by the package without which it does not."""
 
 
 @dataclass(frozen=True)

@@ -92,12 +92,12 @@ def _method(interpreter: Interpreter, base: Class, name: str) -> tuple[Class, Fu
 
 
 def _is_shorter(method: FunctionNode, own: FunctionNode) -> bool:
-    """Tell whether a method takes the first parameters of the base's, as all of an older one's.
+    """Tell whether a method takes fewer parameters than that of the base, as an older one did.
 
     One that takes none of them was never meant for the base to call.
     """
     here, there = _parameters(method), _parameters(own)
-    return bool(here) and len(here) < len(there) and there[: len(here)] == here
+    return 0 < len(here) < len(there)
 
 
 def _is_another(method: FunctionNode, own: FunctionNode) -> bool:

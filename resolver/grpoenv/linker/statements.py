@@ -70,9 +70,10 @@ class Statements(Calls):
             for element in self.elements.get((value.module.name, value.name), []):
                 self.bind(node.target.id, element, frame)
                 self._loop(node.body, [], frame, sure=True)
-        if isinstance(value, Const) and isinstance(value.value, tuple) and _gets_by_name(node):
-            for item in value.value:
-                self.assign(node.target, Const(item), node.iter, frame)
+        if isinstance(value, Const) and isinstance(node.target, ast.Name) and _gets_by_name(node):
+            for item in value.value if isinstance(value.value, tuple) else ():
+                if frame.names is not None:
+                    frame.names[node.target.id] = Const(item)
                 if self._loop(node.body, [], frame, sure=self.sure) is not Flow.ON:
                     break
         self.assign(node.target, UNKNOWN, node.iter, frame)

@@ -1,7 +1,8 @@
-"""What torch has that is compiled: its wheel lists the names in stubs, for type checkers.
+"""Which dtypes torch has: they are compiled, and its wheel lists them in a stub for type checkers.
 
-Two of them are made from the compiled module's own registries of functions and types, so that a
-function or a dtype which they lack is none of that release (``torch.float8_e8m0fnu`` before 2.7).
+The list comes with each release, so that a dtype which it lacks is not there
+(``torch.float8_e8m0fnu`` before 2.7). Other compiled names are left alone: devices of other makers
+give torch modules of their own, and not every function is listed.
 """
 
 from __future__ import annotations
@@ -10,24 +11,24 @@ import re
 
 from grpoenv.source_tree import SourceTree
 
-__all__ = ["MODULE", "is_listed", "stub_names"]
+__all__ = ["MODULE", "is_dtype", "stub_names"]
 
 MODULE = "torch"
-_STUBS = ("torch/_C/__init__.pyi", "torch/_C/_VariableFunctions.pyi")
-_LISTED = re.compile(r"[a-z][a-z0-9_]*")
-_UNLISTED = re.compile(r"u?int[1-7]|\w*(?:autocast|sym_)\w*")
-"""Public names that some release has and none of its stubs lists."""
+_STUB = "torch/_C/__init__.pyi"
+_DTYPE = re.compile(r"(?:bfloat|bits|complex|float|q?u?int)\d[a-z0-9_]*")
+_UNLISTED = re.compile(r"u?int[1-7]")
+"""Dtypes that some release has and its stub does not list."""
 
 
-def is_listed(name: str) -> bool:
-    """Tell whether torch's stubs would list a name, were it there."""
-    return bool(_LISTED.fullmatch(name)) and not _UNLISTED.fullmatch(name)
+def is_dtype(name: str) -> bool:
+    """Tell whether a name is that of a dtype which the stub would list, were it there."""
+    return bool(_DTYPE.fullmatch(name)) and not _UNLISTED.fullmatch(name)
 
 
-def stub_names(tree: SourceTree) -> frozenset[str] | None:
-    """Return every word of torch's stubs, None where one of them is not there."""
+def stub_names(tree: SourceTree) -> frozenset[str]:
+    """Return every word of torch's stub, none where it cannot be read."""
     try:
-        texts = [tree.read(path).decode("utf-8", "replace") for path in _STUBS]
+        text = tree.read(_STUB).decode("utf-8", "replace")
     except (OSError, KeyError, ValueError):
-        return None
-    return frozenset(re.findall(r"\w+", "\n".join(texts)))
+        return frozenset()
+    return frozenset(re.findall(r"\w+", text))

@@ -22,7 +22,7 @@ from grpoenv.linker.modules import Binding, Module, Opaque, Test
 from grpoenv.linker.packages import Packages
 from grpoenv.linker.platforms import Platform
 from grpoenv.linker.signatures import Signature, field_names, is_dataclass
-from grpoenv.linker.stubs import MODULE, is_listed, stub_names
+from grpoenv.linker.stubs import MODULE, is_dtype, stub_names
 from grpoenv.linker.syntax import Body, FunctionNode, body_of, given_to_self, members_of
 from grpoenv.linker.values import (
     UNKNOWN,
@@ -256,13 +256,13 @@ class World(Packages):
         return found if isinstance(other, Absent) else other
 
     def _unlisted(self, module: Module, name: str) -> bool:
-        """Tell whether a name could only come from what is compiled, and that has none of it."""
-        if module.name != MODULE or name in module.bindings or not is_listed(name):
+        """Tell whether a name could only be a dtype of torch, and torch has none of that name."""
+        if module.name != MODULE or name in module.bindings or not is_dtype(name):
             return False
-        if f"{MODULE}.{name}" in self._entries or module.sets_global(name):
+        if f"{MODULE}.{name}" in self._entries or name in module.text:
             return False
         if self._stubs is None:
-            self._stubs = stub_names(module.tree) or frozenset()
+            self._stubs = stub_names(module.tree)
         return bool(self._stubs) and name not in self._stubs
 
     def _bound(self, module: Module, name: str) -> Value | Absent:
@@ -342,10 +342,10 @@ class World(Packages):
             return Unknown("every module has such names")
         if self._handed_out(module.name) is not None:
             return self._lazily(module, name)
-        if "__getattr__" in module.bindings and not hands_out_others(module, name):
-            return Unknown(f"{module.where()} has a __getattr__")
         if self._unlisted(module, name):
             return Absent(module.where())
+        if "__getattr__" in module.bindings and not hands_out_others(module, name):
+            return Unknown(f"{module.where()} has a __getattr__")
         if reason := self.open_modules.get(module.name) or module.dynamic:
             return Unknown(reason)
         if module.sets_global(name):

@@ -1,4 +1,4 @@
-"""Methods in the place of a foreign base's, names that torch has compiled, and loops over names."""
+"""Methods in the place of a foreign base's, dtypes that torch has, and loops over names."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ class Trainer:
     @model.setter
     def model(self, value): pass
 """
-STUB = "torch/_C/__init__.pyi", "torch/_C/_VariableFunctions.pyi"
+STUB = "torch/_C/__init__.pyi"
 TORCH = """
 from torch._C import *
 from torch.functional import *
+_DEPRECATED = {"has_cuda": 1}
+def __getattr__(name): return _DEPRECATED[name]
 for name in dir(): globals()[name] = 1
 """
 
@@ -73,12 +75,12 @@ def torch(stubs: bool = True) -> MemoryTree:
     made = tree("torch", init=TORCH, functional="def einsum(): pass")
     made.files["torch/_C.abi3.so"] = b""
     if stubs:
-        made.files |= dict.fromkeys(STUB, b"float16: dtype\ndef rms_norm(x): ...\n")
+        made.files[STUB] = b"float16: dtype\ndef rms_norm(x): ...\n"
     return made
 
 
-@pytest.mark.parametrize("name", ["float8_e8m0fnu", "grouped_mm"])
-def test_a_name_that_no_stub_lists_is_not_compiled(name: str) -> None:
+@pytest.mark.parametrize("name", ["float8_e8m0fnu", "uint16"])
+def test_a_dtype_that_the_stub_does_not_list_is_not_there(name: str) -> None:
     user = tree("trl", init=f"import torch\nX = torch.{name}\n")
     (fault,) = link([user, torch()]).faults
     assert (fault.exception, fault.need.what, fault.sure) == (
@@ -90,17 +92,19 @@ def test_a_name_that_no_stub_lists_is_not_compiled(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["float16", "rms_norm", "einsum", "int4", "_private", "FloatTensor"]
+    "name", ["float16", "rms_norm", "einsum", "int4", "has_cuda", "npu", "_private", "FloatTensor"]
 )
-def test_a_name_that_a_stub_or_a_module_has_or_none_lists_is_left_alone(name: str) -> None:
+def test_what_the_stub_or_a_module_has_or_is_no_dtype_is_left_alone(name: str) -> None:
     assert not link([tree("trl", init=f"import torch\nX = torch.{name}\n"), torch()]).faults
 
 
 def test_each_name_of_a_loop_is_looked_up() -> None:
-    loop = "import torch\nNAMES = ('float16', 'float8_e8m0fnu')\ndef cast(): \n  for name in NAMES:\n    "
-    user = tree("peft", init=f"{loop}getattr(torch, name)\ncast()\n")
-    (fault,) = link([user, torch()]).faults
-    assert fault.need.what == "torch.float8_e8m0fnu"
-    assert not link(
-        [tree("peft", init=f"{loop}getattr(torch, name, None)\ncast()\n"), torch()]
-    ).faults
+    def found(get: str, call: str = "") -> list[tuple[str, bool]]:
+        loop = f"def cast():\n  for name in NAMES: {get}\n{call}\n"
+        text = f"import torch\nNAMES = ('float16', 'float8_e8m0fnu', 'rms_norm')\n{loop}"
+        faults = link([tree("peft", init=text), torch()]).faults
+        return [(fault.need.what, fault.sure) for fault in faults]
+
+    assert found("getattr(torch, name)", "cast()") == [("torch.float8_e8m0fnu", True)]
+    assert found("getattr(torch, name)") == [("torch.float8_e8m0fnu", False)]
+    assert found("getattr(torch, name, None)", "cast()") == []
