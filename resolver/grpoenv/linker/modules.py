@@ -26,6 +26,8 @@ _WRITES_ITSELF = re.compile(
 _NAMES_ITSELF = re.compile(r"(\w+)\s*=\s*sys\.modules\[__name__\]")
 _HANDS_ITSELF = re.compile(r"\b(?!(?:get|has|del|set)attr\b)\w+\(\s*sys\.modules\[__name__\]")
 _NAMES_ITS_SPACE = re.compile(r"(\w+)\s*=\s*globals\(\)")
+_LAZY = re.compile(r"\b(?:__file__|LazyLoader)\b")
+"""What a statement mentions that hands its namespace to a loader, for names that are seen."""
 _GIVES_ANY = re.compile(r"setattr\(self,\s*[^\"'\s]|self\.__dict__\b|vars\(self\)")
 
 Kind = Literal["import", "from", "star", "function", "class", "value", "deleted", "other"]
@@ -124,7 +126,7 @@ class Module:
             for node in _own_expressions(statement):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                     if node.func.id in ("exec", "globals", "vars", "locals"):
-                        if node.func.id != "exec" and "__file__" in ast.dump(statement):
+                        if node.func.id != "exec" and _LAZY.search(ast.dump(statement)):
                             continue
                         return f"{self.where(node)} calls {node.func.id}()"
         match = _WRITES_ITSELF.search(self.text) or self._own_name_written()

@@ -108,3 +108,13 @@ def test_each_name_of_a_loop_is_looked_up() -> None:
     assert found("getattr(torch, name)", "cast()") == [("torch.float8_e8m0fnu", True)]
     assert found("getattr(torch, name)") == [("torch.float8_e8m0fnu", False)]
     assert found("getattr(torch, name, None)", "cast()") == []
+
+
+def test_a_lazy_loader_adds_no_names_but_the_one_that_is_seen() -> None:
+    utils = "from vllm.lazy import LazyLoader\ntorch = LazyLoader('torch', globals(), 'torch')\n"
+    vllm = tree("vllm", lazy="class LazyLoader: pass\ndef fill(space): pass", chat_utils=utils)
+    taken = "from vllm.chat_utils import torch, resolve_hf_chat_template"
+    (fault,) = link([tree("trl", init=taken), vllm]).faults
+    assert fault.need.name == "resolve_hf_chat_template"
+    vllm.files["vllm/chat_utils.py"] = b"from vllm.lazy import fill\nfill(globals())\n"
+    assert not link([tree("trl", init=taken), vllm]).faults
