@@ -17,8 +17,9 @@ from packaging.version import Version
 
 from grpoenv.checks.interface import Environment
 from grpoenv.distributions import Distribution
+from grpoenv.source_tree import SourceTree
 
-__all__ = ["TorchBuild", "UnknownBuild", "arch_list", "torch_abi", "torch_build"]
+__all__ = ["TorchBuild", "UnknownBuild", "arch_list", "stated_build", "torch_abi", "torch_build"]
 
 _TORCH = NormalizedName("torch")
 _VERSION_FILE = "torch/version.py"
@@ -65,6 +66,12 @@ def torch_build(environment: Environment) -> TorchBuild | UnknownBuild:
     source = tree.locate(_VERSION_FILE)
     if environment.planned is not None and (match := _LABEL.fullmatch(label)):
         return TorchBuild((int(match[1]), int(match[2])) if match[1] else None, source)
+    return stated_build(tree)
+
+
+def stated_build(tree: SourceTree) -> TorchBuild | UnknownBuild:
+    """Return what a build of torch says of itself."""
+    source = tree.locate(_VERSION_FILE)
     try:
         text = tree.read(_VERSION_FILE).decode("utf-8", errors="replace")
     except OSError as error:

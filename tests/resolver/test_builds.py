@@ -74,6 +74,9 @@ def test_a_wheel_that_fits_is_no_finding(site: Site, tag: str) -> None:
         ("torchcodec", "0.2.1", {}, None),
         ("torchcodec", "0.10.0", {}, "torch ==2.10.*, and this is torch 2.6.0"),
         ("torchcodec", "0.17.0", {}, "torch >=2.11, and this is torch 2.6.0"),
+        ("torchao", "0.12.0", {}, None),
+        ("torchao", "0.16.0", {}, "torch ==2.10.0, and this is torch 2.6.0"),
+        ("torchao", "0.17.0", {}, "torch >=2.11, and this is torch 2.6.0"),
         ("vllm", "0.8.5+cu118", {}, "CUDA 11, and"),
     ],
 )
@@ -170,6 +173,30 @@ def test_bitsandbytes_without_a_library_for_the_cuda_of_torch(
     for one in found:
         assert "no library for CUDA 13.0, which torch 2.11.0 is built for" in one.message
         assert one.evidence == "libbitsandbytes_cuda118.so, libbitsandbytes_cuda128.so"
+
+
+@pytest.mark.parametrize(
+    ("version", "others", "severity"),
+    [
+        ("3.2.0.post21", ("unsloth",), None),
+        ("3.3.1.post19", (), Severity.WARNING),
+        ("3.3.1.post19", ("unsloth",), Severity.PROBLEM),
+    ],
+)
+def test_the_triton_for_windows_has_the_minor_version_that_torch_declares_for_linux(
+    site: Site, version: str, others: tuple[str, ...], severity: Severity | None
+) -> None:
+    needs = ["jinja2", 'triton==3.2.0; platform_system == "Linux"']
+    files = {"torch/version.py": "cuda = '12.4'\n"}
+    site.put("torch", "2.6.0", requires=needs, files=files)
+    site.put("triton-windows", version)
+    for name in others:
+        site.put(name, "2026.1.1")
+    found = site.findings("abi")
+    assert [one.severity for one in found] == ([severity] if severity else [])
+    for one in found:
+        assert one.culprit == f"triton-windows {version}"
+        assert "in the place of triton 3.2.0, which torch 2.6.0 is made for" in one.message
 
 
 @pytest.mark.parametrize(("unsloth", "severity"), [("", "problem"), ("torchcodec", "warning")])

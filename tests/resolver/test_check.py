@@ -190,6 +190,30 @@ def test_the_driver_is_held_against_the_images_own_build(
     assert [row["check"] for row in findings(answer, "problem")] == ["driver"] * code
 
 
+@pytest.mark.parametrize(
+    ("torch", "pin", "code"),
+    [
+        ("2.11.0+cu128", "==2.11.0", 1),
+        ("2.11.0+cu130", "==2.11.0", 0),
+        ("2.11.0+cu128", ">=2.11.0", 0),
+    ],
+)
+def test_what_is_pinned_to_a_torch_is_built_for_the_cuda_of_the_indexs_own(
+    stocked: Depot,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    torch: str,
+    pin: str,
+    code: int,
+) -> None:
+    stocked.wheel("vllm", "0.23.0", requires=[f"torch{pin}"])
+    answer = check(stocked, capsys, *image(tmp_path, f"torch=={torch}"), "vllm", code=code)
+    found = [row for row in findings(answer, "problem") if row["check"] == "abi"]
+    assert [row["culprit"] for row in found] == ["vllm 0.23.0"] * code
+    for row in found:
+        assert "was built for CUDA 13, and torch 2.11.0+cu128 for CUDA 12.8" in row["message"]
+
+
 def test_without_a_driver_the_question_is_not_asked(
     stocked: Depot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

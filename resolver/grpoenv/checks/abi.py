@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.tags import Tag, parse_tag
 from packaging.utils import NormalizedName
@@ -22,16 +23,18 @@ from grpoenv.checks.interface import Check, Environment, Finding, Severity
 from grpoenv.checks.native import NATIVE, cuda_library, severity_of
 from grpoenv.distributions import Distribution
 from grpoenv.source_tree import SourceTree
-from grpoenv.torch_build import TorchBuild, torch_abi, torch_build
+from grpoenv.torch_build import TorchBuild, stated_build, torch_abi, torch_build
 
 __all__ = ["CHECK", "TORCHCODEC", "BuiltFor", "built_for"]
 
 _TORCH = NormalizedName("torch")
 _BITSANDBYTES = NormalizedName("bitsandbytes")
+_TRITON_WINDOWS = NormalizedName("triton-windows")
 _LIMIT_BYTES = 64 * 1024
 _CUDA = re.compile(r"(?:^|[+.])cu(?P<digits>\d{2,3})(?!\d)")
 _TORCH_NAME = re.compile(r"(?:torch|pt)(?P<major>\d)\.?(?P<minor>\d+)")
 _CXX_ABI = re.compile(r"cxx11abi(?P<flag>TRUE|FALSE)", re.IGNORECASE)
+_TRITON_PIN = re.compile(r"^Requires-Dist: (?P<pin>triton\s*\(?==[^;\s)]+)", re.MULTILINE)
 _VERSION_FILE = re.compile(r"__version__\s*=\s*['\"](?P<version>[^'\"]+)")
 
 TORCHCODEC = {
@@ -51,6 +54,18 @@ TORCHCODEC = {
 """The torch that each torchcodec was built for, from the table in the README of torchcodec 0.17.
 Its metadata states no torch at all. From 0.12 on it keeps to torch's stable interface (>= 2.11)."""
 _TORCHCODEC_STABLE = (Version("0.12"), SpecifierSet(">=2.11"))
+
+TORCHAO = {
+    "0.13.0": "2.8.0",
+    "0.14.0": "2.8.0",
+    "0.14.1": "2.9.0",
+    "0.15.0": "2.9.1",
+    "0.16.0": "2.10.0",
+}
+"""The torch whose C++ interface each torchao was built for, from the table in torchao 0.16's own
+module, which leaves its libraries alone beside any other. Its metadata states no torch. From 0.17
+on it keeps to torch's stable interface (>= 2.11)."""
+_TORCHAO_STABLE = (Version("0.17"), SpecifierSet(">=2.11"))
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,8 @@ def built_for(distribution: Distribution, tree: SourceTree | None) -> BuiltFor:
     range_ = SpecifierSet(f"=={torch['major']}.{torch['minor']}.*") if torch else None
     if name == "torchcodec":
         range_ = _torchcodec(distribution.version)
+    elif name == "torchao":
+        range_ = _torchao(distribution.version)
     return BuiltFor(
         source,
         range_,
@@ -132,6 +149,13 @@ def _torchcodec(version: Version) -> SpecifierSet | None:
     return SpecifierSet(f"=={torch}.*") if torch else None
 
 
+def _torchao(version: Version) -> SpecifierSet | None:
+    if version >= _TORCHAO_STABLE[0]:
+        return _TORCHAO_STABLE[1]
+    torch = TORCHAO.get(version.public)
+    return SpecifierSet(f"=={torch}") if torch else None
+
+
 def _major(digits: str) -> int:
     """Return the CUDA major version of ``"128"``, ``"118"``, ``"13"`` or ``"12"``."""
     return int(digits[:2])
@@ -157,6 +181,8 @@ def _run(environment: Environment) -> Iterator[Finding]:
                 yield from _torch(environment, name)
         if _BITSANDBYTES in environment.trees:
             yield from _bitsandbytes(environment, environment.trees[_BITSANDBYTES])
+        if _TRITON_WINDOWS in environment.installed and _TORCH in environment.trees:
+            yield from _triton_windows(environment, environment.trees[_TORCH])
 
 
 def _tags(environment: Environment, name: NormalizedName, accepted: set[Tag]) -> Iterator[Finding]:
@@ -185,6 +211,8 @@ def _torch(environment: Environment, name: NormalizedName) -> Iterator[Finding]:
     if environment.is_own_build(name):
         tree = None  # the wheel that the index has of that version is another build
     states = built_for(environment.installed[name], tree)
+    if states.cuda is None and tree is not None and environment.is_own_build(_TORCH):
+        states = _built_beside_torch(environment, name, states)
     if reason := _mismatch(environment, states):
         yield Finding(
             severity_of(environment, name),
@@ -192,6 +220,23 @@ def _torch(environment: Environment, name: NormalizedName) -> Iterator[Finding]:
             f"was built for {reason}; {NATIVE[name].consequence}",
             states.source,
         )
+
+
+def _built_beside_torch(
+    environment: Environment, name: NormalizedName, states: BuiltFor
+) -> BuiltFor:
+    """Return ``states`` with the CUDA of the index's own torch, where ``name`` is pinned to that.
+
+    vLLM's wheel says nowhere what CUDA it needs; it is built beside the one torch that it admits.
+    """
+    torch, label = environment.installed[_TORCH].version, environment.label(name)
+    pins = {f"torch=={torch.public}", f"torch (=={torch.public})"}
+    build = stated_build(environment.trees[_TORCH]) if _TORCH in environment.trees else None
+    declared = {text.partition(";")[0].strip() for text in environment.installed[name].requires()}
+    if not pins & declared or not isinstance(build, TorchBuild) or build.cuda is None:
+        return states
+    source = f"Requires-Dist of {label}: torch=={torch.public}; the index's own is {build.source}"
+    return replace(states, cuda=build.cuda[0], source=source)
 
 
 def _bitsandbytes(environment: Environment, tree: SourceTree) -> Iterator[Finding]:
@@ -210,6 +255,32 @@ def _bitsandbytes(environment: Environment, tree: SourceTree) -> Iterator[Findin
             f"for; {NATIVE[_BITSANDBYTES].consequence}"
             + (", and unsloth loads models so unless told otherwise" if trained else ""),
             ", ".join(sorted(path.rpartition("/")[2] for path in paths)),
+        )
+
+
+def _triton_windows(environment: Environment, torch: SourceTree) -> Iterator[Finding]:
+    """Yield that torch pairs with another minor version of triton.
+
+    torch declares its triton for Linux alone, in its wheels for Windows, too; the one for Windows
+    is others' work, under another name that nothing declares.
+    """
+    path = next((path for path in torch.paths() if path.endswith(".dist-info/METADATA")), "")
+    text, source = _text(torch, path)
+    match = _TRITON_PIN.search(text)
+    if match is None:
+        return
+    pinned = Requirement(match["pin"].replace("(", "")).specifier
+    asked = Version(next(iter(pinned)).version)
+    found = environment.installed[_TRITON_WINDOWS].version
+    if found.release[:2] != asked.release[:2]:
+        compiles = NormalizedName("unsloth") in environment.installed
+        yield Finding(
+            Severity.PROBLEM if compiles else Severity.WARNING,
+            environment.label(_TRITON_WINDOWS),
+            f"is in the place of triton {asked}, which {environment.label(_TORCH)} is made for: "
+            "what torch compiles takes names that another minor version moves"
+            + (", and unsloth has it compile" if compiles else ""),
+            source,
         )
 
 
