@@ -14,13 +14,13 @@ from grpoenv.linker.arguments import Handed, handed
 from grpoenv.linker.bindings import Bindings
 from grpoenv.linker.evaluate import truth_of
 from grpoenv.linker.faults import Fault, Faults, Need, Phase
-from grpoenv.linker.flow import Thrown, exception_name, refusals_of
+from grpoenv.linker.flow import Thrown, exception_name, last_name, refusals_of
 from grpoenv.linker.frames import Frame
 from grpoenv.linker.members import first_given
 from grpoenv.linker.modules import Module
 from grpoenv.linker.reach import Visits
 from grpoenv.linker.signatures import CallShape, Signature, misfit, shape_of, signature_of
-from grpoenv.linker.syntax import FunctionNode
+from grpoenv.linker.syntax import FunctionNode, walk
 from grpoenv.linker.values import (
     UNKNOWN,
     Class,
@@ -187,8 +187,11 @@ class Calls(Bindings):
 
         Nor is it one on another accelerator or on several of them.
         """
-        if _called(callee) == "require_version" and arguments:
+        if arguments and _called(callee) == "require_version":
             self._require_version(arguments[0], node, frame)
+        elif arguments and isinstance(callee, Function) and _requires_version(callee.node):
+            with self.unsure():
+                self._require_version(arguments[0], node, frame)
         if self.phase is Phase.RUN:
             if isinstance(callee, ModuleRef) and callee.name in _VARIABLES and arguments:
                 if isinstance(arguments[0], Const):
@@ -367,6 +370,18 @@ def _called(callee: Value) -> str:
     if isinstance(callee, Function):
         return callee.node.name
     return callee.name.rpartition(".")[2] if isinstance(callee, ModuleRef) else ""
+
+
+def _requires_version(node: FunctionNode) -> bool:
+    """Tell a function that gives its first parameter to ``require_version``, if it does not return."""
+    parameters = [*node.args.posonlyargs, *node.args.args]
+    if "version" not in node.name or not parameters:
+        return False
+    return any(
+        last_name(call.func) == "require_version" and last_name(call.args[0]) == parameters[0].arg
+        for call in walk(node)
+        if isinstance(call, ast.Call) and call.args
+    )
 
 
 def _is_question(node: FunctionNode) -> bool:

@@ -402,6 +402,23 @@ def test_a_version_that_a_program_requires_of_itself(asked: str, found: list[str
     assert broken(link([user_tree, trl])) == found  # whatever transformers there is
 
 
+def test_versions_that_a_program_requires_through_a_function_of_its_own() -> None:
+    user = (
+        "from transformers.utils.versions import require_version\n"
+        "def check_version(text, mandatory=False):\n"
+        "    if skipped() and not mandatory:\n        return\n    require_version(text, 'mend it')\n"
+        "def other_version(text):\n    require_version('trl', text)\n"
+        "def run(args):\n"
+        "    check_version('peft')\n"
+        "    other_version('trl<0.1')\n"
+        "    if args.backend == 'trl':\n        check_version('trl<0.18')\n"
+    )
+    trees = [tree("unsloth", init=user), tree("trl", "0.19.1"), tree("peft", "0.1")]
+    (fault,) = link(trees).faults
+    assert (fault.exception, fault.need.line, fault.sure) == ("ImportError", 12, False)
+    assert fault.reason == "asks for trl<0.18 and finds 0.19.1"
+
+
 def test_a_package_that_is_still_to_be_built_lacks_no_module_for_certain() -> None:
     user = "from deepspeed import _C\nimport deepspeed.made\nfrom deepspeed.ops import gone\n"
     sources = tree("deepspeed", ops="kept = 1")
