@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from grpoenv.linker.modules import Module
 
@@ -125,18 +125,75 @@ def _texts(node: ast.expr) -> list[str]:
 
 
 def hands_out_others(module: Module, name: str) -> bool:
-    """Tell whether ``__getattr__`` comes from a call that lists its names, and not this one."""
-    for binding in module.bindings["__getattr__"]:
-        call = binding.node
-        if not isinstance(call, ast.Call):
-            return False
-        arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
-        tables = [argument for argument in arguments if isinstance(argument, ast.Dict)]
-        others = [argument for argument in arguments if argument not in tables]
-        if not tables or not all(ast.unparse(other) == "__name__" for other in others):
-            return False
-        for table in tables:
-            keys = [key.value for key in table.keys if isinstance(key, ast.Constant)]
-            if len(keys) < len(table.keys) or name in keys:
-                return False
-    return True
+    """Tell whether ``__getattr__`` lists the names that it hands out, and not this one."""
+    listed = [_listed_by(binding.node, module) for binding in module.bindings["__getattr__"]]
+    return all(names is not None and name not in names for names in listed)
+
+
+def _listed_by(node: ast.AST | None, module: Module) -> frozenset[str] | None:
+    """Return the names that a ``__getattr__`` hands out, None where it does not show them."""
+    if isinstance(node, ast.FunctionDef) and node.args.args:
+        return _names_asked(node.body, node.args.args[0].arg, module)
+    if not isinstance(node, ast.Call):
+        return None
+    arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
+    tables = [argument for argument in arguments if isinstance(argument, ast.Dict)]
+    others = [argument for argument in arguments if argument not in tables]
+    if not tables or not all(ast.unparse(other) == "__name__" for other in others):
+        return None
+    return _union(_constants(table, module) for table in tables)
+
+
+def _names_asked(body: list[ast.stmt], asked: str, module: Module) -> frozenset[str] | None:
+    """Return the names that a ``__getattr__`` asks for before it raises."""
+    if not body or not isinstance(body[-1], ast.Raise):
+        return None
+    found: list[frozenset[str] | None] = []
+    for statement in body[:-1]:
+        if isinstance(statement, ast.If) and not statement.orelse:
+            found.append(_names_in(statement.test, asked, module))
+        elif not isinstance(statement, (ast.Import, ast.ImportFrom, ast.Expr)):
+            return None
+    return _union(found)
+
+
+def _names_in(test: ast.expr, asked: str, module: Module) -> frozenset[str] | None:
+    """Return the names for which a test of the one that is asked for can be true."""
+    if isinstance(test, ast.BoolOp):
+        parts = [_names_in(part, asked, module) for part in test.values]
+        if isinstance(test.op, ast.Or):
+            return _union(parts)
+        return next((part for part in parts if part is not None), None)
+    if not isinstance(test, ast.Compare) or len(test.ops) != 1:
+        return None
+    if not isinstance(test.left, ast.Name) or test.left.id != asked:
+        return None
+    if isinstance(test.ops[0], ast.Eq):
+        texts = _texts(test.comparators[0])
+        return frozenset(texts) if len(texts) == 1 else None
+    return _constants(test.comparators[0], module) if isinstance(test.ops[0], ast.In) else None
+
+
+def _constants(node: ast.AST | None, module: Module) -> frozenset[str] | None:
+    """Return the texts of a display, or the keys of a table, that nothing else adds to."""
+    if isinstance(node, ast.Name):
+        adds = rf"\b{node.id}\s*(\[[^\]\n]*\]\s*=(?!=)|[+|]=|\.(update|setdefault|append|extend|add|insert)\()"
+        bindings = module.bindings.get(node.id, [])
+        if len(bindings) != 1 or re.search(adds, module.text):
+            return None
+        node = bindings[0].node
+    if isinstance(node, ast.Dict):
+        elements: list[ast.expr | None] = list(node.keys)
+    elif isinstance(node, (ast.List, ast.Tuple, ast.Set)):
+        elements = list(node.elts)
+    else:
+        return None
+    texts = [text for element in elements if element is not None for text in _texts(element)]
+    return frozenset(texts) if len(texts) == len(elements) else None
+
+
+def _union(parts: Iterable[frozenset[str] | None]) -> frozenset[str] | None:
+    """Return all names, None where some part does not show them."""
+    found = list(parts)
+    known = [part for part in found if part is not None]
+    return frozenset().union(*known) if len(known) == len(found) else None

@@ -40,6 +40,13 @@ if TYPE_CHECKING:
 sys.modules[__name__] = _LazyModule(__name__, globals()["__file__"], _import_structure)
 """
 
+TABLE = """
+_TABLE = {{"a": lambda: 1}}
+def __getattr__(name):
+    "Hand out what is asked for."
+    {}
+    raise AttributeError(name)
+"""
 ARGS = "@dataclass\nclass Args:\n    model: str\n    seed: int = 0\n    n: ClassVar[int] = 1\n"
 MORE = (
     "@dataclass\nclass MoreArgs(Args):\n    rate: float = 1.0\n    old: int = field(init=False)\n"
@@ -93,6 +100,26 @@ HOLDS = {
     "a name that a getattr lists": (
         "from unsloth_zoo import a",
         "__getattr__ = deprecate(__name__, rename={'a': (c, '5')})",
+    ),
+    "a name in a table that a getattr asks": (
+        "from unsloth_zoo import a",
+        TABLE.format("if name in _TABLE:\n        return _TABLE[name]()"),
+    ),
+    "a name that a getattr compares with": (
+        "from unsloth_zoo import a",
+        TABLE.format("if name == 'a' and probe():\n        return 1"),
+    ),
+    "a name in a table that grows": (
+        "from unsloth_zoo import b",
+        TABLE.format("if name in _TABLE:\n        return 1") + "_TABLE['b'] = 1\n",
+    ),
+    "a getattr that asks for more than names": (
+        "from unsloth_zoo import b",
+        TABLE.format("if name in _TABLE or name.startswith('b'):\n        return 1"),
+    ),
+    "a getattr that asks elsewhere": (
+        "from unsloth_zoo import b",
+        TABLE.format("value = probe(name)\n    if value:\n        return value"),
     ),
     "globals": ("from unsloth_zoo import a", "for n in names: globals()[n] = 1"),
     "a global statement": (
@@ -226,6 +253,16 @@ BROKEN = {
         "from unsloth_zoo import a",
         "__getattr__ = deprecate(__name__, rename={'b': (c, '5')})",
         "ImportError unsloth_zoo.a",
+    ),
+    "a name beside those in a table that a getattr asks": (
+        "import unsloth_zoo\nunsloth_zoo.b",
+        TABLE.format("if name in _TABLE:\n        return _TABLE[name]()"),
+        "AttributeError unsloth_zoo.b",
+    ),
+    "a name beside those that a getattr compares with": (
+        "from unsloth_zoo import b",
+        TABLE.format("if name == 'c' or (name in _TABLE and probe()):\n        return 1"),
+        "ImportError unsloth_zoo.b",
     ),
     "a name": ("from unsloth_zoo import a", "", "ImportError unsloth_zoo.a"),
     "a module": ("import unsloth_zoo.a", "", "ModuleNotFoundError unsloth_zoo.a"),
