@@ -67,6 +67,7 @@ _NAMED_ALIKE = frozenset(
         "rich",
         "safetensors",
         "sentencepiece",
+        "sglang",
         "tokenizers",
         "tqdm",
         "uvicorn",

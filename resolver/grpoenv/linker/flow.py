@@ -5,8 +5,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from grpoenv.linker.syntax import FunctionNode
+
+if TYPE_CHECKING:
+    from grpoenv.linker.faults import Fault
 
 __all__ = [
     "Flow",
@@ -37,11 +41,12 @@ class Flow(Enum):
 
 
 class Thrown(Exception):
-    """A fault that a ``try`` further up catches."""
+    """An exception that a ``try`` further up catches, and the fault that raises it, if one does."""
 
-    def __init__(self, exception: str) -> None:
+    def __init__(self, exception: str, fault: Fault | None = None) -> None:
         super().__init__(exception)
         self.exception = exception
+        self.fault = fault
 
 
 def keeps(kept: frozenset[str] | None, exception: str) -> bool:

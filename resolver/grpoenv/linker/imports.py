@@ -90,6 +90,7 @@ class Imports(Bindings):
         if there is False and name not in self.world.open_modules:
             tree = self.world.tree_of(name)
             if tree is None and not self.sure:
+                self.lack()
                 return
             reason = f"there is no module {name}" if tree else f"{name} is not installed"
             missing = name

@@ -25,7 +25,8 @@ class Reach(Evaluator, ABC):
     """Follows blocks of statements and writes every fault it meets into ``faults``.
 
     ``follows`` names the packages whose modules are followed when they are imported; of the others
-    only the names are looked up. What a statement does is told by the classes below this one.
+    only the names are looked up. ``absent`` counts the imports of what is not installed. What a
+    statement does is told by the classes below this one.
     """
 
     def __init__(self, world: World, follows: frozenset[str], faults: Faults) -> None:
@@ -36,6 +37,7 @@ class Reach(Evaluator, ABC):
         self.sure = True
         self.start = ""
         self._certain: list[Fault] = []
+        self.absent = 0
         self._guards: list[frozenset[str] | None] = []
         self._calls = 0
 
@@ -73,15 +75,15 @@ class Reach(Evaluator, ABC):
 
     def guarded(
         self, body: Sequence[ast.stmt], kept: frozenset[str] | None, frame: Frame
-    ) -> tuple[Flow, str]:
+    ) -> tuple[Flow, Thrown | None]:
         """Follow a block inside a ``try``; return how it ended and what it threw, if anything."""
         self._guards.append(kept)
         try:
-            return self.block(body, frame), ""
+            return self.block(body, frame), None
         except Thrown as thrown:
             if not keeps(kept, thrown.exception):
                 raise
-            return Flow.ON, thrown.exception
+            return Flow.ON, thrown
         finally:
             self._guards.pop()
 
@@ -91,8 +93,12 @@ class Reach(Evaluator, ABC):
         found = Fault(need, exception, reason, provider, self.phase, self.sure, caught, self.start)
         self.faults.add(found)
         if caught:
-            raise Thrown(exception)
+            raise Thrown(exception, found)
         self._certain.append(found)
+
+    def lack(self) -> None:
+        """Note the import of a package that is not installed, where no ``try`` is prepared for it."""
+        self.absent += not any(keeps(guard, "ModuleNotFoundError") for guard in self._guards)
 
     def settle(self, branches: Sequence[Sequence[Fault]]) -> None:
         """Note that one of ``branches`` is taken, each given as what is certainly met in it.

@@ -171,10 +171,8 @@ class Statements(Calls):
         flow, thrown = self.guarded(node.body, kept, frame)
         if thrown:
             for handler, keep in zip(node.handlers, kept_each, strict=True):
-                if keeps(keep, thrown):
-                    if handler.name:
-                        self.bind(handler.name, UNKNOWN, frame)
-                    flow = self.block(handler.body, frame)
+                if keeps(keep, thrown.exception):
+                    flow = self._handle(handler, thrown, frame)
                     break
         elif flow is Flow.ON and node.orelse and node.handlers and self._may_lack(node.body, frame):
             with self.unsure():
@@ -185,6 +183,17 @@ class Statements(Calls):
         return last if last in (Flow.OUT, Flow.RAISED) else flow
 
     _do_TryStar = _do_Try
+
+    def _handle(self, handler: ast.ExceptHandler, thrown: Thrown, frame: Frame) -> Flow:
+        """Follow what keeps an exception; it keeps none where it asks for what nobody installed."""
+        if handler.name:
+            self.bind(handler.name, UNKNOWN, frame)
+        fault, before = thrown.fault, self.absent
+        flow = self.block(handler.body, frame)
+        if self.absent > before and fault is not None and fault.provider in self.world.trees:
+            reason = f"{fault.reason}, and what would take its place is not installed"
+            self.fault(fault.exception, fault.need, reason, fault.provider)
+        return flow
 
     def _may_lack(self, body: Sequence[ast.stmt], frame: Frame) -> bool:
         """Tell whether a block imports what may or may not be installed."""

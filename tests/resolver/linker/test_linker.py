@@ -134,6 +134,15 @@ HOLDS = {
         "try:\n    from unsloth_zoo import a\nexcept ImportError:\n    a = None",
         "",
     ),
+    "a caught import whose handler may raise": (
+        "try:\n    from unsloth_zoo import a\nexcept ImportError:\n    if x:\n        raise\n",
+        "",
+    ),
+    "an import that raises where another try wants it": (
+        "try:\n    try:\n        from unsloth_zoo import a\n    except ImportError:\n"
+        "        raise OSError\nexcept Exception:\n    a = None",
+        "",
+    ),
     "a caught attribute": (
         "import unsloth_zoo\ntry:\n    unsloth_zoo.a\nexcept AttributeError:\n    pass",
         "",
@@ -263,6 +272,11 @@ BROKEN = {
         "from unsloth_zoo import b",
         TABLE.format("if name == 'c' or (name in _TABLE and probe()):\n        return 1"),
         "ImportError unsloth_zoo.b",
+    ),
+    "a name whose want is raised in other words": (
+        "try:\n    from unsloth_zoo import a\nexcept ImportError as e:\n    raise OSError('x') from e",
+        "",
+        "ImportError unsloth_zoo.a",
     ),
     "a name": ("from unsloth_zoo import a", "", "ImportError unsloth_zoo.a"),
     "a module": ("import unsloth_zoo.a", "", "ModuleNotFoundError unsloth_zoo.a"),
@@ -626,3 +640,19 @@ def test_pairs_are_answered_from_what_each_release_takes_alone() -> None:
 
 def takes(*scans: Scan) -> list[Taken]:
     return [taken for one in scans for taking in one.takes.values() for taken, _ in taking]
+
+
+def test_a_name_that_a_package_takes_the_place_of_which_is_not_installed() -> None:
+    user = (
+        "def f(self):\n"
+        "    try:\n        from unsloth_zoo import a\n    except ImportError:\n"
+        "        try:\n            import sglang\n"
+        "        except ImportError:\n            raise OSError('neither')\n"
+    )
+    trees = [tree(USER, init=user), tree(GIVER, init="")]
+    assert only(link(trees)).caught  # sglang may be there
+    absent = frozenset({NormalizedName("sglang")})
+    fault = only(link(trees, absent=absent))
+    assert (fault.need.what, fault.caught, fault.sure) == ("unsloth_zoo.a", False, False)
+    kept = tree(USER, init=user.replace("raise OSError('neither')", "a = None"))
+    assert only(link([kept, trees[1]], absent=absent)).caught
