@@ -139,8 +139,10 @@ HOLDS = {
         "",
     ),
     "an import that raises where another try wants it": (
-        "try:\n    try:\n        from unsloth_zoo import a\n    except ImportError:\n"
-        "        raise OSError\nexcept Exception:\n    a = None",
+        (
+            "try:\n    try:\n        from unsloth_zoo import a\n    except ImportError:\n"
+            "        raise OSError\nexcept Exception:\n    a = None"
+        ),
         "",
     ),
     "a caught attribute": (
