@@ -13,7 +13,7 @@ from grpoenv.matrix_file import MATRIX_LIMIT_BYTES
 from grpoenv.reading import read_text
 from grpoenv.strict_toml import load_values
 
-__all__ = ["read_rows", "write_rows"]
+__all__ = ["read_rows", "rows_text", "write_rows"]
 
 _ORDER = (
     *("schema", "id", "runtime", "class", "package", "reason", "level", "step", "error"),
@@ -35,6 +35,11 @@ def read_rows(path: Path) -> dict[str, Any]:
 
 def write_rows(path: Path, rows: Mapping[str, Any]) -> None:
     """Write ``rows`` to ``path``; of the comments there, those before the first key stay."""
+    path.write_text(rows_text(path, rows), encoding="utf-8")
+
+
+def rows_text(path: Path, rows: Mapping[str, Any]) -> str:
+    """Return what ``write_rows`` writes."""
     head = []
     if path.is_file():
         for line in read_text(path, limit_bytes=MATRIX_LIMIT_BYTES).split("\n"):
@@ -42,7 +47,7 @@ def write_rows(path: Path, rows: Mapping[str, Any]) -> None:
                 break
             head.append(line)
     body = "\n".join(_table_lines(rows, ""))
-    path.write_text("\n".join([*head, body.strip("\n")]) + "\n", encoding="utf-8")
+    return "\n".join([*head, body.strip("\n")]) + "\n"
 
 
 def _table_lines(table: Mapping[str, Any], name: str) -> Iterator[str]:

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.utils import NormalizedName
 
 from depot import Depot
 from grpoenv.cli import main
-from grpoenv.releases import Releases, read_releases, releases_text
+from grpoenv.matrix import Matrix
+from grpoenv.matrix_file import load_matrix
+from grpoenv.releases import Outcome, Release, Releases, read_releases, releases_text
 from grpoenv.releases_lint import lint_releases
+from grpoenv.scan.breaks import new_breaks
 from resolver.wheels.wheel_server import WheelServer, serving
 
 PYTHON = f"3.{sys.version_info.minor}"
@@ -116,6 +120,7 @@ def test_a_second_scan_changes_nothing_and_reads_no_wheel(
         "verb": "matrix scan",
         "exit": 0,
         "changed": 0,
+        "breaks": [],
         "written": False,
     }
     assert depot.data.releases.read_bytes() == before
@@ -130,8 +135,11 @@ def test_without_write_the_change_is_printed_and_not_made(
     out = capsys.readouterr().out.splitlines()
     assert out[:3] == ["--- compat-releases.jsonl", "+++ compat-releases.jsonl", "@@ -1,0 +2,2 @@"]
     assert out[3].startswith('+{"package":"unsloth","version":"2025.3.1"')
-    assert out[-1] == "2 of 2 releases changed"
+    assert "+++ compat-matrix.toml" in out
+    assert '+unsloth-zoo = "==2.0"' in out
+    assert out[-1] == "2 of 2 releases changed, 1 breaks are new"
     assert depot.data.releases.read_bytes() == before
+    assert not load_matrix(depot.data.matrix).breaks
 
 
 def test_a_new_release_leaves_the_others_as_they_are(
@@ -145,6 +153,58 @@ def test_a_new_release_leaves_the_others_as_they_are(
     after = read_releases(depot.data.releases)
     assert after.rows[:2] == before.rows
     assert after.rows[2].day == after.rows[2].today
+
+
+def test_what_does_not_fit_becomes_a_break_of_the_matrix(
+    depot: Depot, server: WheelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert scan(depot, capsys, "--write")["breaks"] == ["unsloth-rl-replacements-grpo-loss"]
+    (found,) = load_matrix(depot.data.matrix).breaks
+    assert found.kind == "missing-key"
+    assert {name: str(range_) for name, range_ in found.when.items()} == {
+        "unsloth": "==2025.3.1",
+        "unsloth-zoo": "==2.0",
+    }
+    (evidence,) = found.evidence
+    assert evidence.command == "grpoenv matrix scan"
+    at = "unsloth-2025.3.1-py3-none-any.whl/unsloth/__init__.py:2"
+    assert evidence.note == f"told from the sources of 1 set of a scan, not executed; {at}"
+
+
+def outcome(verdict: str, unsloth: str, zoo: str, symbol: str = "unsloth_zoo.a") -> Outcome:
+    return Outcome(
+        "2026-01-01",
+        {"unsloth": unsloth, "unsloth-zoo": zoo},
+        verdict,
+        exception="" if verdict == "linked" else "ImportError",
+        symbol="" if verdict == "linked" else symbol,
+        culprit="" if verdict == "linked" else f"unsloth {unsloth} with unsloth-zoo {zoo}",
+        at="unsloth/x.py:1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("sets", "ranges"),
+    [
+        (["1 7 import", "3 9 import"], [(">=1,<=3", ">=7,<=9")]),
+        (["1 7 import", "2 8 import", "3 7 import"], [(">=1,<=3", ">=7,<=8")]),
+        (["1 7 import", "2 8 linked", "3 9 import"], [("==1", "==7"), ("==3", "==9")]),
+        (["1 7 import", "2 7 linked", "3 7 import"], [("==1", "==7"), ("==3", "==7")]),
+        (["1 7 import", "4 8 linked", "2 8 conflict"], [("==1", "==7")]),
+        (["1 7 linked"], []),
+    ],
+)
+def test_a_break_reaches_as_far_as_no_set_links(
+    sets: list[str], ranges: list[tuple[str, str]]
+) -> None:
+    rows = [
+        Release(NormalizedName("unsloth"), unsloth, "2026-01-01", day=outcome(how, unsloth, zoo))
+        for unsloth, zoo, how in map(str.split, sets)
+    ]
+    releases = Releases(PYTHON, "x86_64-manylinux_2_28", "2026-01-02", tuple(rows))
+    found = new_breaks(releases, Matrix(Path("m"), (), ()), "a machine")
+    assert sorted((row["when"]["unsloth"], row["when"]["unsloth-zoo"]) for row in found) == ranges
+    assert len({row["id"] for row in found}) == len(found)
 
 
 def test_a_release_that_no_day_mends_borrows_what_the_nearest_row_requires(

@@ -21,7 +21,9 @@ def add_matrix_scan(verbs: Verbs) -> None:
         "matrix",
     )
     parser.add_argument(
-        "--write", action="store_true", help="write compat-releases.jsonl; else print the changes"
+        "--write",
+        action="store_true",
+        help="write compat-releases.jsonl, and new breaks into the matrix; else print the changes",
     )
     parser.add_argument(
         "--report", action="store_true", help="ask nobody: print the figures of what is recorded"
@@ -37,7 +39,10 @@ def add_matrix_scan(verbs: Verbs) -> None:
 
 def _scan(options: argparse.Namespace) -> int:
     from grpoenv.asked_target import asked_probe
+    from grpoenv.machine import machine_text
+    from grpoenv.matrix_render import read_rows, rows_text
     from grpoenv.releases import read_releases, releases_text
+    from grpoenv.scan.breaks import new_breaks
     from grpoenv.scan.report import releases_json, report_lines
     from grpoenv.scan.scan import Scanner, find_releases
 
@@ -57,17 +62,23 @@ def _scan(options: argparse.Namespace) -> int:
         say=lambda message: print(message, file=sys.stderr),
     )
     found = scanner.scan(find_releases(known), refresh=options.refresh)
-    before, after = (releases_text(one) for one in (known, found))
     changed = sum(one not in known.rows for one in found.rows)
-    if options.write and before != after:
-        data.releases.write_text(after, encoding="utf-8")
+    breaks = new_breaks(found, matrix, machine_text())
+    changes = {data.releases: (releases_text(known), releases_text(found))}
+    if breaks:
+        rows = read_rows(data.matrix)
+        rows["break"] = [*rows.get("break", []), *breaks]
+        changes[data.matrix] = data.matrix.read_text("utf-8"), rows_text(data.matrix, rows)
+    changes = {path: texts for path, texts in changes.items() if texts[0] != texts[1]}
+    if options.write:
+        for path, (_, after) in changes.items():
+            path.write_text(after, encoding="utf-8")
     if options.json:
-        print_json(options, 0, changed=changed, written=bool(options.write and before != after))
+        names = [row["id"] for row in breaks]
+        print_json(options, 0, changed=changed, breaks=names, written=bool(options.write and changes))
         return 0
-    if not options.write:
-        names = (data.releases.name, data.releases.name)
-        sys.stdout.writelines(
-            difflib.unified_diff(before.splitlines(True), after.splitlines(True), *names, n=0)
-        )
-    print(f"{changed} of {len(found.rows)} releases changed")
+    for path, (before, after) in changes.items() if not options.write else ():
+        lines = before.splitlines(True), after.splitlines(True)
+        sys.stdout.writelines(difflib.unified_diff(*lines, path.name, path.name, n=0))
+    print(f"{changed} of {len(found.rows)} releases changed, {len(breaks)} breaks are new")
     return 0
