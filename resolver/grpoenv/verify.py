@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -106,6 +107,7 @@ def judge(
             start = time.monotonic()
             found += _findings(check, environment)
             seconds[check.name] = round(time.monotonic() - start, 3)
+    found = list(_told_once(found))
     if left_out := [check.name for check in checks if check.name not in seconds]:
         found.append(_left_out(left_out))
     if any(finding.severity is Severity.PROBLEM and not finding.remedy for finding in found):
@@ -135,6 +137,24 @@ def _findings(check: Check, environment: Environment) -> Iterable[Finding]:
                 check.name,
             )
         ]
+
+
+def _told_once(found: Sequence[Finding]) -> Iterator[Finding]:
+    """Yield ``found``, each known break as evidence of the problem that is the same, if one is."""
+    breaks = defaultdict[str, list[str]](list)
+    for finding in found:
+        if finding.check == "breaks":
+            breaks[finding.symbol].append(finding.evidence)
+    linked = [f for f in found if f.check == "linkage" and f.severity is Severity.PROBLEM]
+    told = {finding.symbol for finding in linked if finding.symbol}
+    for finding in found:
+        if finding.check == "breaks" and finding.symbol in told:
+            continue
+        if finding in linked and finding.symbol in breaks:
+            evidence = "; ".join([finding.evidence, *breaks[finding.symbol]])
+            yield replace(finding, evidence=evidence)
+        else:
+            yield finding
 
 
 def _left_out(names: Sequence[str]) -> Finding:

@@ -245,6 +245,16 @@ def test_a_known_break_is_reported_with_its_reference(site: Site) -> None:
     assert finding.remedy.startswith("grpoenv install --python /env/bin/python --stack unsloth")
 
 
+def test_a_known_break_is_evidence_of_what_the_linker_finds_itself(site: Site) -> None:
+    put_pair(site, UNSLOTH, "RL_REPLACEMENTS = dict()\n")
+    verdict = verdict_of(site, load_matrix(data_paths().matrix))
+    (finding,) = (one for one in verdict.problems if one.check in ("breaks", "linkage"))
+    assert finding.evidence == (
+        f"{site.folder}/unsloth/__init__.py:2; break unsloth-2015, seen 2026-11-23, "
+        "https://github.com/unslothai/unsloth/issues/2015"
+    )
+
+
 @pytest.mark.parametrize(
     ("version_py", "gpu", "severity", "words"),
     [

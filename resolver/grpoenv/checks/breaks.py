@@ -19,6 +19,7 @@ def _run(environment: Environment) -> Iterator[Finding]:
                 culprit=" with ".join(environment.label(name) for name in names),
                 message=f"{break_.summary}: {break_.symptom}",
                 evidence=f"break {break_.id}, seen {break_.evidence[0].date}{reference}",
+                symbol=break_.symbol,
             )
 
 

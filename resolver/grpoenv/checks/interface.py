@@ -47,7 +47,8 @@ class Finding:
     oneself (a file and line, a break of the matrix, a declared range), ``chain`` leads from what
     the user asked for to the culprit. ``file`` and ``line`` are there where the culprit is a file
     of the user's. A ``remedy`` of its own goes before the one that ``grpoenv verify`` finds for the
-    environment.
+    environment. ``symbol`` is the name that is missing, where one is: by it two checks are known to
+    say the same.
     """
 
     severity: Severity
@@ -59,6 +60,7 @@ class Finding:
     chain: tuple[str, ...] = ()
     file: Path | None = None
     line: int = 0
+    symbol: str = ""
 
     def shown(self) -> Finding:
         """Return the finding with nothing hidden in its texts, whatever files they come from."""

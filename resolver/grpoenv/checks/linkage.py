@@ -196,6 +196,7 @@ def _finding(environment: Environment, faults: list[Fault]) -> Finding:
         f"{fault.exception}: {what}: {when}, because {consumer} {fault.need.verb} it and "
         f"{reason}{more}",
         fault.need.where,
+        symbol=fault.need.what,
     )
 
 

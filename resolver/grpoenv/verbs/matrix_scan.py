@@ -75,7 +75,9 @@ def _scan(options: argparse.Namespace) -> int:
             path.write_text(after, encoding="utf-8")
     if options.json:
         names = [row["id"] for row in breaks]
-        print_json(options, 0, changed=changed, breaks=names, written=bool(options.write and changes))
+        print_json(
+            options, 0, changed=changed, breaks=names, written=bool(options.write and changes)
+        )
         return 0
     for path, (before, after) in changes.items() if not options.write else ():
         lines = before.splitlines(True), after.splitlines(True)
