@@ -30,11 +30,10 @@ def checked_text(checked: Checked, probe: Probe) -> str:
 
 
 def _target_text(probe: Probe) -> str:
+    python = f"{probe.interpreter.implementation} {probe.interpreter.minor}"
+    machine = ", ".join(filter(None, [python, f"{probe.system} {probe.machine}", probe.libc]))
     image = f" on top of {probe.host.release}" if probe.packages else ""
-    return (
-        f"{probe.interpreter.implementation} {probe.interpreter.minor}, {probe.system} "
-        f"{probe.machine}, {probe.libc}{image}; GPU: {gpu_text(probe.gpu)}"
-    )
+    return f"{machine}{image}; GPU: {gpu_text(probe.gpu)}"
 
 
 def _changed(packages: PlannedPackages) -> list[tuple[NormalizedName, str | None, str]]:

@@ -126,9 +126,10 @@ class Expressions(Reach):
         first, second = values
         return first if isinstance(first, Const) and first == second else UNKNOWN
 
-    def _missing_attribute(
+    def missing_attribute(
         self, module: ModuleRef, name: str, absent: Absent, node: ast.AST, frame: Frame
     ) -> Value:
+        """Note that an attribute is taken of a module that does not have it."""
         tree = self.world.tree_of(module.name)
         own = self.world.tree_of(frame.module.name)
         if own is not tree and not isinstance(getattr(node, "ctx", None), (ast.Store, ast.Del)):

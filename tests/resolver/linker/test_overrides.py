@@ -1,4 +1,4 @@
-"""Methods in the place of a foreign base's, dtypes that torch has, and loops over names."""
+"""Methods in the place of a foreign base's, in a package and in a script."""
 
 from __future__ import annotations
 
@@ -20,14 +20,6 @@ class Trainer:
     def model(self): return None
     @model.setter
     def model(self, value): pass
-"""
-STUB = "torch/_C/__init__.pyi"
-TORCH = """
-from torch._C import *
-from torch.functional import *
-_DEPRECATED = {"has_cuda": 1}
-def __getattr__(name): return _DEPRECATED[name]
-for name in dir(): globals()[name] = 1
 """
 
 
