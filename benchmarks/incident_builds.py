@@ -8,6 +8,7 @@ the real libraries of the row's torch tell whether it is there.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -53,6 +54,9 @@ _HEAD = '"""\n{zoo}\n{unsloth}\n{transformers}\n{trl}\n__UNSLOTH_VERSIONING__\n"
 _NEW_STRING = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
 _OLD_STRING = "Ss"
 _C10_LIBRARIES = ("torch/lib/libc10.so", "torch/lib/libc10_cuda.so")
+_TYPE_TABLES = tuple(
+    f"transformers/models/auto/{name}.py" for name in ("auto_mappings", "configuration_auto")
+)
 _SYMBOL = re.compile(r"undefined symbol:? *(\w+)(\.\.\.)?")
 _VERSIONED = re.compile(r"(GLIBC(?:XX)?)_([\d.]+)' not found")
 
@@ -328,21 +332,42 @@ def _owner(incident: Incident) -> NormalizedName | None:
 def _torch_libraries(build: Build, index: Index) -> set[str]:
     """Put the c10 libraries of the row's torch there, as published; return what they define."""
     version = _version(build, "torch", index)
+    files = {"torch/version.py": f"__version__ = '{version}'\n".encode()}
+    files.update(_published(build, "torch", version, _C10_LIBRARIES))
+    build.put("torch", version, files)
+    libraries = [build.site / path for path in files if path.endswith(".so")]
+    return {symbol for library in libraries for symbol in defined_symbols(library)}
+
+
+def _published(build: Build, name: str, version: str, wanted: Sequence[str]) -> Mapping[str, bytes]:
+    """Return those of the ``wanted`` files that the published wheel of a package has."""
     probe = asked_probe(
         python_version=python_of(build.incident), platform=platform_of(build.incident)
     )
     public = version.partition("+")[0]
-    found = find_published(Wanted((f"torch=={public}",), dependencies=False), probe, {})
-    files: dict[str, str | bytes] = {"torch/version.py": f"__version__ = '{version}'\n"}
+    found = find_published(Wanted((f"{name}=={public}",), dependencies=False), probe, {})
+    files = dict[str, bytes]()
     if isinstance(found, Published):
         with closing(RangeClient()) as client:
             trees, _ = open_wheels(found.wheels.values(), client, SpanStore())
             for tree in trees.values():
                 there = set(tree.paths())
-                files.update({p: tree.read(p) for p in _C10_LIBRARIES if p in there})
-    build.put("torch", version, files)
-    libraries = [build.site / path for path in files if path.endswith(".so")]
-    return {symbol for library in libraries for symbol in defined_symbols(library)}
+                files.update({path: tree.read(path) for path in wanted if path in there})
+    return files
+
+
+def _model(build: Build, incident: Incident, index: Index) -> str:
+    """Put the configuration of a model of the row's type into a cache, and load it in a script."""
+    build.reading = f"a model of the type {incident.model_type} in the cache"
+    version = _version(build, "transformers", index)
+    build.put("transformers", version, _published(build, "transformers", version, _TYPE_TABLES))
+    kept = build.folder / "hub" / f"models--{incident.model.replace('/', '--')}" / "snapshots/main"
+    kept.mkdir(parents=True)
+    (kept / "config.json").write_text(json.dumps({"model_type": incident.model_type}))
+    build.variables = {"HF_HUB_CACHE": str(build.folder / "hub")}
+    build.script = f"model = AutoModel.from_pretrained({incident.model!r})\n"
+    build.names = (NormalizedName("transformers"),)
+    return ""
 
 
 def _wanted_symbol(incident: Incident, defined: set[str]) -> str:
@@ -401,5 +426,6 @@ _BUILDERS: tuple[tuple[Callable[[Incident], bool], _Builder], ...] = (
     (lambda row: row.looks_at == "offline check", _offline),
     (lambda row: row.looks_at == "import-order check", _import_order),
     (_is_library, _library),
+    (lambda row: bool(row.model_type), _model),
 )
 """Which rows are built, and how: the first that applies."""

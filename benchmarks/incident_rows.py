@@ -36,6 +36,10 @@ _SYMBOLS = (
     re.compile(r"no longer supported, but found (\w+\.py)"),
 )
 _IMPORT_LINE = re.compile(r"cannot import name ['\"](\w+)['\"] from ['\"]([\w.]+)['\"]")
+_MODEL_TYPE = re.compile(
+    r"model type [`'\"]?(\w+)[`'\"]?[^.]{0,40}?(?:is not in|but Trans|unknown|not recogn)"
+)
+_MODEL = re.compile(r"from_pretrained\([`'\"]([\w.-]+/[\w.-]+)[`'\"]")
 _KEYWORD = re.compile(
     r"(\w+)(?:\.__init__\(\))? got an unexpected keyword argument(?: ['\"](\w+))?"
 )
@@ -66,6 +70,7 @@ class Incident:
     """One row; ``consumers`` take from ``providers`` what is missing or does not fit.
 
     Both are what the row's ``pair`` says in words, split up: not all of them name a distribution.
+    ``told`` is its exception and its cause.
     """
 
     id: str
@@ -82,6 +87,19 @@ class Incident:
     gpu: str
     driver: str
     repository: str
+    told: str = ""
+
+    @property
+    def model_type(self) -> str:
+        """The type of a model that the row says is not known, "" if it names none."""
+        match = _MODEL_TYPE.search(self.told)
+        return match[1] if match else ""
+
+    @property
+    def model(self) -> str:
+        """The model that was loaded, where the row names it."""
+        match = _MODEL.search(self.told)
+        return match[1] if match else "somebody/a-model"
 
     @property
     def symbol(self) -> str:
@@ -144,6 +162,7 @@ def _incident(row: Mapping[str, Any]) -> Incident:
         gpu=environment.get("gpu") or "",
         driver=environment.get("driver_cuda") or "",
         repository=(row.get("repo") or "").rpartition("/")[2],
+        told=f"{row.get('exception') or ''} {row.get('cause') or ''}",
     )
 
 

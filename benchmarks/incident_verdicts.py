@@ -18,7 +18,7 @@ from packaging.utils import NormalizedName
 
 __all__ = ["Outcome", "expected_checks", "matching"]
 
-_LINKED = ("linkage", "script-names", "script-config", "script-data", "breaks")
+_LINKED = ("linkage", "script-names", "script-config", "script-data", "script-model", "breaks")
 _BY_LOOK: dict[str, tuple[str, ...]] = {
     "static symbol check": _LINKED,
     "metadata check": (*_LINKED, "requirements", "resolution", "abi", "files", "native"),

@@ -144,6 +144,55 @@ def test_a_data_set_script_is_not_run_from_datasets_4_on(
     assert [severity for severity, _ in seen] == ["problem"] * found
 
 
+TYPES = {
+    "configuration_auto.py": "NAMES = OrderedDict([('llama', 'LlamaConfig')])\nD = {'a': 'B'}\n",
+    "auto_mappings.py": 'NAMES.update({"gpt-sw3": "GPT2Config"})\n',
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "text", "found"),
+    [
+        ("qwen3_5", "AutoModel.from_pretrained('org/model')", 1),
+        ("qwen3_5", "M = 'org/model'\nGRPOTrainer(model=M, args=a)", 1),
+        ("qwen3_5", "M = 'org/model'\nM = 'b'\nAutoModel.from_pretrained(M)", 0),
+        ("qwen3_5", "FastModel.from_pretrained(model_name='org/other')", 0),
+        ("qwen3_5", "AutoConfig.register('qwen3_5', C)\nf.from_pretrained('org/model')", 0),
+        ("qwen3_5", "print('org/model')", 0),
+        ("llama", "AutoModel.from_pretrained('org/model')", 0),
+        ("gpt-sw3", "AutoModel.from_pretrained('org/model')", 0),
+        ("own", "AutoModel.from_pretrained('org/model')", 0),
+    ],
+)
+@pytest.mark.parametrize("place", ["cache", "folder"])
+def test_a_model_of_a_type_that_transformers_does_not_have(
+    site: Site, tmp_path: Path, config: str, text: str, found: int, place: str
+) -> None:
+    files = {f"transformers/models/auto/{name}": source for name, source in TYPES.items()}
+    site.put("transformers", "4.57.6", files=files)
+    kept = {
+        "cache": tmp_path / "hub" / "models--org--model" / "snapshots" / "abc",
+        "folder": tmp_path / "org" / "model",
+    }[place]
+    kept.mkdir(parents=True)
+    own = {"auto_map": {}} if config == "own" else {}
+    (kept / "config.json").write_text(json.dumps({"model_type": config, **own}))
+    if place == "cache":
+        (kept.parents[1] / "refs").mkdir()
+        (kept.parents[1] / "refs" / "main").write_text("abc")
+    script = tmp_path / "train.py"
+    script.write_text(text)
+    use = Use(scripts=(script,), variables={"HF_HUB_CACHE": str(tmp_path / "hub")})
+    seen = site.findings("script-model", use=use)
+    assert [one.severity for one in seen] == [Severity.PROBLEM] * found
+    for one in seen:
+        assert one.culprit == "transformers 4.57.6"
+        line = text.count("\n") + 1
+        words = f"'qwen3_5', which is that of org/model (train.py:{line})"
+        assert words in one.message
+        assert str(kept / "config.json") in one.evidence
+
+
 @pytest.mark.parametrize(
     ("line", "variables", "found"),
     [

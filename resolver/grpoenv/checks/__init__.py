@@ -27,6 +27,7 @@ from grpoenv.checks import (
     script,
     script_config,
     script_data,
+    script_model,
     script_names,
     self_update,
     toolchain,
@@ -53,6 +54,7 @@ CHECKS: tuple[Check, ...] = (
     script_names.CHECK,
     script_config.CHECK,
     script_data.CHECK,
+    script_model.CHECK,
     self_update.CHECK,
     offline.CHECK,
     hashes.CHECK,
@@ -74,6 +76,7 @@ PLANNED_CHECKS: tuple[Check, ...] = (
     script_names.CHECK,
     script_config.CHECK,
     script_data.CHECK,
+    script_model.CHECK,
     self_update.CHECK,
 )
 """Those that hold for an environment that does not exist yet: sources and statements are enough."""
