@@ -162,6 +162,7 @@ TYPES = {
         ("llama", "AutoModel.from_pretrained('org/model')", 0),
         ("gpt-sw3", "AutoModel.from_pretrained('org/model')", 0),
         ("own", "AutoModel.from_pretrained('org/model')", 0),
+        ("ministral3", "AutoModel.from_pretrained('org/model')", 0),
     ],
 )
 @pytest.mark.parametrize("place", ["cache", "folder"])
@@ -170,6 +171,8 @@ def test_a_model_of_a_type_that_transformers_does_not_have(
 ) -> None:
     files = {f"transformers/models/auto/{name}": source for name, source in TYPES.items()}
     site.put("transformers", "4.57.6", files=files)
+    patches = {"unsloth_zoo/patches.py": "CONFIG_MAPPING.register('ministral3', Config)\n"}
+    site.put("unsloth_zoo", "2026.1.1", files=patches)
     kept = {
         "cache": tmp_path / "hub" / "models--org--model" / "snapshots" / "abc",
         "folder": tmp_path / "org" / "model",

@@ -24,6 +24,8 @@ from grpoenv.source_tree import SourceTree
 __all__ = ["CHECK", "model_types"]
 
 _TRANSFORMERS = NormalizedName("transformers")
+_ADDS = (NormalizedName("unsloth"), NormalizedName("unsloth-zoo"))
+"""The packages that register types of their own with transformers (ministral3 in the zoo)."""
 _TABLES = ("auto_mappings.py", "configuration_auto.py")
 """Where the table of model types stands: before transformers 5.5 in the second alone."""
 _TYPE = re.compile(r"""["']([\w.-]+)["']\s*[,:]\s*["']\w+Config["']""")
@@ -59,9 +61,22 @@ def _run(environment: Environment) -> Iterator[Finding]:
             continue
         for line, name in _loaded(tree):
             for config, type_ in _types(environment, path.parent, name):
-                if type_ not in known:
+                if type_ not in known and not _is_registered(environment, type_):
                     place = cell_place(sources, line)
                     yield _finding(environment, path, place, name, type_, config)
+
+
+def _is_registered(environment: Environment, type_: str) -> bool:
+    registers = re.compile(rf"register\(\s*[\"']{re.escape(type_)}[\"']".encode())
+    for name in _ADDS:
+        tree = environment.trees.get(name)
+        for path in tree.paths() if tree else ():
+            try:
+                if tree and path.endswith(".py") and registers.search(tree.read(path)):
+                    return True
+            except (OSError, KeyError):
+                continue
+    return False
 
 
 def _loaded(tree: ast.Module) -> Iterator[tuple[int, str]]:
