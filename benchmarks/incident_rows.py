@@ -36,6 +36,7 @@ _SYMBOLS = (
     re.compile(r"no longer supported, but found (\w+\.py)"),
 )
 _IMPORT_LINE = re.compile(r"cannot import name ['\"](\w+)['\"] from ['\"]([\w.]+)['\"]")
+_MODULE_LINE = re.compile(r"No module named ['\"](\w+\.[\w.]+)['\"]")
 _MODEL_TYPE = re.compile(
     r"model type [`'\"]?(\w+)[`'\"]?[^.]{0,40}?(?:is not in|but Trans|unknown|not recogn)"
 )
@@ -113,8 +114,10 @@ class Incident:
     @property
     def import_line(self) -> str:
         """The import that failed, as a statement, "" where the exception shows none."""
-        match = _IMPORT_LINE.search(self.exception)
-        return f"from {match[2]} import {match[1]}" if match else ""
+        if match := _IMPORT_LINE.search(self.exception):
+            return f"from {match[2]} import {match[1]}"
+        match = _MODULE_LINE.search(self.exception)
+        return f"import {match[1]}" if match else ""
 
     @property
     def keyword(self) -> tuple[str, str] | None:

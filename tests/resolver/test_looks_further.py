@@ -144,6 +144,16 @@ def test_a_data_set_script_is_not_run_from_datasets_4_on(
     assert [severity for severity, _ in seen] == ["problem"] * found
 
 
+def test_a_script_is_held_against_what_stands_on_the_stack_too(site: Site, tmp_path: Path) -> None:
+    site.put("trl", "0.13.0", files=TRL)
+    site.put("frame", "2.0", files={"frame/__init__.py": "kept = 1\n"}, requires=["trl"])
+    site.put("other", "2.0", files={"other/__init__.py": "kept = 1\n"})
+    text = "from frame import kept, gone\nfrom other import gone\n"
+    seen = script_findings(site, tmp_path / "train.py", "script-names", text)
+    assert [severity for severity, _ in seen] == ["problem"]
+    assert "frame.gone" in seen[0][1]
+
+
 TYPES = {
     "configuration_auto.py": "NAMES = OrderedDict([('llama', 'LlamaConfig')])\nD = {'a': 'B'}\n",
     "auto_mappings.py": 'NAMES.update({"gpt-sw3": "GPT2Config"})\n',

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from packaging.utils import NormalizedName
 
 from grpoenv.checks.interface import Check, Environment, Finding, Severity
-from grpoenv.checks.linkage import LINKED, platform_of
+from grpoenv.checks.linkage import LINKED, platform_of, stack_consumers
 from grpoenv.checks.script import cell_place, imports_of, read_script
 from grpoenv.checks.script_config import CONFIG
 
@@ -40,7 +40,7 @@ def _script(environment: Environment, path: Path, sources: list[str]) -> Iterato
     trees = environment.trees
     faults = link_program(
         ProgramTree("\n".join(sources), str(path)),
-        [trees[name] for name in trees if name in LINKED],
+        [trees[name] for name in trees if name in LINKED | stack_consumers(environment)],
         platform_of(environment),
     )
     patched = any(found.package == "unsloth" for found in imports_of(sources))

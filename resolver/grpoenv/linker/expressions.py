@@ -14,6 +14,7 @@ from grpoenv.linker.frames import Frame
 from grpoenv.linker.modules import Module
 from grpoenv.linker.reach import Reach
 from grpoenv.linker.standard import STANDARD
+from grpoenv.linker.stubs import MODULE
 from grpoenv.linker.syntax import children, walk
 from grpoenv.linker.values import (
     UNKNOWN,
@@ -125,6 +126,19 @@ class Expressions(Reach):
         self.settle(branches)
         first, second = values
         return first if isinstance(first, Const) and first == second else UNKNOWN
+
+    def _module_attribute(self, module: ModuleRef, name: str, node: ast.AST, frame: Frame) -> Value:
+        """Return an attribute of a module; one that only C may give torch where it is not listed.
+
+        That is held to be missing where an import certainly takes it: what other makers give torch,
+        such as ``torch.hpu``, is asked for first.
+        """
+        value = super()._module_attribute(module, name, node, frame)
+        certain = self.sure and self.phase is Phase.IMPORT
+        if module.name == MODULE and certain and isinstance(value, Unknown):
+            if self.world.torch_lacks(name):
+                return self.missing_attribute(module, name, Absent(MODULE), node, frame)
+        return value
 
     def missing_attribute(
         self, module: ModuleRef, name: str, absent: Absent, node: ast.AST, frame: Frame

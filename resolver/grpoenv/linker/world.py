@@ -22,7 +22,7 @@ from grpoenv.linker.modules import Binding, Module, Opaque, Test
 from grpoenv.linker.packages import Packages
 from grpoenv.linker.platforms import Platform
 from grpoenv.linker.signatures import Signature, field_names, is_dataclass
-from grpoenv.linker.stubs import MODULE, is_dtype, stub_names
+from grpoenv.linker.stubs import MODULE, is_dtype, is_shown, stub_names
 from grpoenv.linker.syntax import Body, FunctionNode, body_of, given_to_self, members_of
 from grpoenv.linker.values import (
     UNKNOWN,
@@ -257,13 +257,20 @@ class World(Packages):
 
     def _unlisted(self, module: Module, name: str) -> bool:
         """Tell whether a name could only be a dtype of torch, and torch has none of that name."""
-        if module.name != MODULE or name in module.bindings or not is_dtype(name):
+        return module.name == MODULE and is_dtype(name) and self.torch_lacks(name)
+
+    def torch_lacks(self, name: str) -> bool:
+        """Tell whether neither torch's own module nor its stub shows a name that they would show."""
+        module = self.module(MODULE)
+        if not isinstance(module, Module) or f"{MODULE}.{name}" in self._entries:
             return False
-        if f"{MODULE}.{name}" in self._entries or name in module.text:
+        if not is_shown(name):
             return False
         if self._stubs is None:
             self._stubs = stub_names(module.tree)
-        return bool(self._stubs) and name not in self._stubs
+        shown = rf"[\"'.]{name}\b|\b{name}\s*[=:]|(?:\b(?:def|class|as|import)|,)\s+{name}\b"
+        listed = name in self._stubs or name in module.bindings
+        return bool(self._stubs) and not listed and re.search(shown, module.text) is None
 
     def _bound(self, module: Module, name: str) -> Value | Absent:
         bindings = module.bindings.get(name, [])

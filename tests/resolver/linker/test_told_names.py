@@ -44,6 +44,27 @@ def test_what_the_stub_or_a_module_has_or_is_no_dtype_is_left_alone(name: str) -
     assert not link([tree("trl", init=f"import torch\nX = torch.{name}\n"), torch()]).faults
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("@torch.compiler.disable()\ndef f(): pass", ["torch.compiler"]),
+        ("def f(): return torch.compiler.disable()", []),
+        ("def f(): return torch.compiler.disable()\nf()", ["torch.compiler"]),
+        ("if probe(): torch.compiler", []),
+        ("if hasattr(torch, 'compiler'): torch.compiler", []),
+        ("try: torch.compiler\nexcept AttributeError: pass", []),
+        ("torch.npu", []),
+        ("torch.einsum", []),
+        ("torch.rms_norm", []),
+    ],
+)
+def test_what_an_import_certainly_takes_of_torch_is_in_its_stubs(
+    text: str, found: list[str]
+) -> None:
+    faults = link([tree("trl", init=f"import torch\n{text}\n"), torch()]).faults
+    assert [fault.need.what for fault in faults if fault.sure and not fault.caught] == found
+
+
 def test_each_name_of_a_loop_is_looked_up() -> None:
     def found(get: str, call: str = "") -> list[tuple[str, bool]]:
         loop = f"def cast():\n  for name in NAMES: {get}\n{call}\n"
