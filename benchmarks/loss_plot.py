@@ -14,8 +14,8 @@ _MEASURES = (("floor", "time over the floor"), ("beyond_mib", "MiB beyond output
 def plot(path: Path, contenders: list[str]) -> None:
     """Draw the results in ``path`` into a PNG beside it.
 
-    A column for each workload, dtype and kind of head; in it a line for each contender and number
-    of rows.
+    A column for each workload, dtype and kind of head; in it a line for each contender and size of
+    the hidden rows.
     """
     import matplotlib
 
@@ -47,13 +47,14 @@ def plot(path: Path, contenders: list[str]) -> None:
 
 
 def _lines(axis: Any, name: str, key: str, outcomes: list[dict[str, Any]], colour: str) -> None:
-    """Draw one contender: a line for each number of rows, the more rows the thinner."""
-    points: dict[int, list[tuple[int, float]]] = {}
+    """Draw one contender: a line for each size ``N x H``, the larger the thinner."""
+    points: dict[tuple[int, int], list[tuple[int, float]]] = {}
     for outcome in outcomes:
         for each in outcome["results"]:
             if each["contender"] == name and key in each:
                 case = outcome["case"]
-                points.setdefault(case["rows"], []).append((case["vocabulary"], each[key]))
-    for rank, (rows, found) in enumerate(sorted(points.items())):
+                size = (case["rows"], case["width"])
+                points.setdefault(size, []).append((case["vocabulary"], each[key]))
+    for rank, ((rows, width), found) in enumerate(sorted(points.items())):
         style = {"color": colour, "marker": "o", "ms": 4, "lw": 2.0 / (1 + rank)}
-        axis.plot(*zip(*sorted(found), strict=True), label=f"{name}, {rows} rows", **style)
+        axis.plot(*zip(*sorted(found), strict=True), label=f"{name}, {rows} x {width}", **style)
