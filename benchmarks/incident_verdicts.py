@@ -50,6 +50,8 @@ _BY_CLASS: dict[str, tuple[str, ...]] = {
     "stale-process": ("process",),
     "toolchain": ("toolchain",),
 }
+_COMMON = ("AttributeError", "ImportError", "ModuleNotFoundError", "NameError", "TypeError")
+"""What Python raises for a missing thing of any kind."""
 _FAMILY = {"unsloth": "unsloth-zoo", "unsloth-zoo": "unsloth"}
 """Two halves of one program: which of them is at fault is told differently by different people."""
 
@@ -128,9 +130,28 @@ def _among(names: Iterable[NormalizedName], text: str) -> bool:
 def _names(finding: Mapping[str, Any], incident: Incident, sides: Parties) -> bool:
     """Tell whether the finding names what the row's exception does.
 
-    What declared ranges and builds tell has no symbols, and is the culprit's name.
+    What declared ranges and builds tell has no symbols, and is the culprit's name. Where the
+    exception names nothing, what certainly fails between the two is that, and a warning is not: it
+    is about one of many options, and has to have something in common with the row's words.
     """
-    named = finding["check"] in (*_LINKED, "toolchain") or not sides.names
-    if not incident.symbol or not named:
-        return bool(sides.names) or finding["check"] not in _LINKED
-    return bool(re.search(rf"\b{re.escape(incident.symbol)}(?!\w)", str(finding["message"])))
+    message, linked = str(finding["message"]), finding["check"] in _LINKED
+    named = linked or finding["check"] == "toolchain" or not sides.names
+    if incident.symbol and named:
+        return bool(re.search(rf"\b{re.escape(incident.symbol)}(?!\w)", message))
+    if not linked:
+        return True
+    if finding["severity"] == "warning" and not _alike(message, incident.exception):
+        return False
+    return bool(sides.names)
+
+
+def _alike(message: str, exception: str) -> bool:
+    """Tell whether a warning of the linker has the name, the versions or the type of an exception."""
+    type_, _, rest = message.partition(": ")
+    name = re.findall(r"\w+", rest.partition(": ")[0] or " none")[-1]
+    if re.search(rf"\b{name}\b", exception) or (type_ not in _COMMON and type_ in exception):
+        return True
+    said, found = (
+        set(re.findall(r"(?<![\w.-])\d+\.\d+[\w.]*", text)) for text in (exception, rest)
+    )
+    return bool(said & found)

@@ -112,6 +112,39 @@ def test_a_finding_counts_with_the_right_class_culprit_and_name(
     assert (matching(row, parties(row), [finding]) is not None) == counts
 
 
+@pytest.mark.parametrize(
+    ("severity", "exception", "counts"),
+    [
+        ("problem", "IndexError: list index out of range", True),
+        ("warning", "IndexError: list index out of range", False),
+        ("warning", "TypeError: UnslothTrainer.log() takes 2 positional arguments", True),
+        ("warning", "the range is trl>=0.21 and trl is 0.20.0", True),
+        ("warning", "with trl-0.20.0", False),
+    ],
+)
+def test_a_warning_counts_where_it_has_something_of_what_the_row_quotes(
+    tmp_path: Path, severity: str, exception: str, counts: bool
+) -> None:
+    finding = {
+        "severity": severity,
+        "check": "linkage",
+        "culprit": "unsloth 1 with trl 0.20.0",
+        "message": "TypeError: trl.Trainer.log: fails if an option leads there: finds 0.20.0",
+    }
+    row = incident(tmp_path, exception=exception)
+    assert row.symbol == ""
+    assert (matching(row, parties(row), [finding]) is not None) == counts
+
+
+def test_a_row_may_name_the_type_of_a_model(tmp_path: Path) -> None:
+    told = "F.from_pretrained('org/Model-1B'): the model type `new_1` is not in its registry."
+    row = incident(tmp_path, exception="ValueError: not supported", cause=told)
+    assert (row.model_type, row.model) == ("new_1", "org/Model-1B")
+    assert incident(tmp_path, exception="No module named 'trl.gone'").import_line == (
+        "import trl.gone"
+    )
+
+
 def test_a_line_that_is_no_incident_is_named(tmp_path: Path) -> None:
     path = tmp_path / "incidents.jsonl"
     path.write_text('{"id": 1}\n')
