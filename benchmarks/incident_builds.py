@@ -412,7 +412,7 @@ def _versioned_system(folder: Path, version: str, family: str) -> Path:
 
 
 def _is_library(incident: Incident) -> bool:
-    if _SYMBOL.search(incident.exception) or _VERSIONED.search(incident.exception):
+    if "undefined symbol" in incident.exception or _VERSIONED.search(incident.exception):
         return True
     return incident.class_ == "abi" and "dlopen every" in incident.how
 

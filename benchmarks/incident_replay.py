@@ -142,13 +142,16 @@ def _ask(
         train.write_text(script)
         command = [sys.executable, "-m", "grpoenv", "check", "--json", "--no-deps"]
         command += ["--platform", situation.target.platform]
-        if situation.complete:
+        # what builds fit is told by the label of each, which the index's own wheel has not
+        builds = incident.class_ == "abi" and not situation.complete
+        builds = builds and any(version.local for version in situation.pins.values())
+        if situation.complete or builds:
             command += ["--freeze", str(listed)]
         else:
             command += ["--python-version", situation.target.python]
         command += [*_machine(incident), *(["--script", str(train)] if script else [])]
         for name, version in situation.pins.items():
-            if name in situation.on_index:
+            if name in situation.on_index and not builds:
                 command.append(f"{name}=={version.public}")
         run = subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=_TIMEOUT_S

@@ -38,7 +38,7 @@ _BY_CLASS: dict[str, tuple[str, ...]] = {
     "abi": ("abi", "native", "loading"),
     "auto-update": ("self-update",),
     "compute-capability": ("capability",),
-    "declared-conflict": ("requirements", "resolution"),
+    "declared-conflict": ("requirements", "resolution", "linkage"),  # a program may look itself
     "driver-cuda": ("driver", "capability"),
     "import-order": ("script",),
     "missing-name": _LINKED,
