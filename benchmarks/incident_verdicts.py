@@ -140,16 +140,17 @@ def _names(finding: Mapping[str, Any], incident: Incident, sides: Parties) -> bo
         return bool(re.search(rf"\b{re.escape(incident.symbol)}(?!\w)", message))
     if not linked:
         return True
-    if finding["severity"] == "warning" and not _alike(message, incident.exception):
+    if finding["severity"] == "warning" and not _alike(message, incident):
         return False
     return bool(sides.names)
 
 
-def _alike(message: str, exception: str) -> bool:
-    """Tell whether a warning of the linker has the name, the versions or the type of an exception."""
+def _alike(message: str, incident: Incident) -> bool:
+    """Tell whether a warning of the linker has a name of the row, or its exception's type or versions."""
+    exception = incident.exception
     type_, _, rest = message.partition(": ")
     name = re.findall(r"\w+", rest.partition(": ")[0] or " none")[-1]
-    if re.search(rf"\b{name}\b", exception) or (type_ not in _COMMON and type_ in exception):
+    if re.search(rf"\b{name}\b", incident.told) or (type_ not in _COMMON and type_ in exception):
         return True
     said, found = (
         set(re.findall(r"(?<![\w.-])\d+\.\d+[\w.]*", text)) for text in (exception, rest)
